@@ -1,0 +1,197 @@
+"""``KnowledgeGraph``: the frozen integer arrays that models see, cut at a time, with a content hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from kg import schema
+from kg.schema import Relation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from kg.store import GraphStore
+
+
+class Vocabulary:
+    """Keys of one label and their row numbers: ``keys[num]`` and ``nums(keys)`` are inverse."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys: tuple[str, ...] = tuple(keys)
+        self._num_of = {key: num for num, key in enumerate(self.keys)}
+        if len(self._num_of) != len(self.keys):
+            raise ValueError(f"{len(self.keys) - len(self._num_of)} keys occur twice; keys of a label are unique")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._num_of
+
+    def num(self, key: str) -> int:
+        """Row number of a key; raises ``KeyError`` for an unknown one."""
+        return self._num_of[key]
+
+    def nums(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row numbers of keys, -1 for the unknown. Shape (len(keys),)."""
+        return np.fromiter((self._num_of.get(key, -1) for key in keys), dtype=np.int64, count=len(keys))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """Edges of one relation as row numbers within the labels of its ends. All arrays have shape (T,)."""
+
+    heads: NDArray[np.int64]
+    tails: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    """INTERACTED: weight; BOUGHT_WITH: lift; SIMILAR_TO: score; others 1."""
+    at: NDArray[np.int64]
+    """Epoch seconds; -1 where unknown."""
+    order: NDArray[np.int64]
+    """INTERACTED: rank of the event in its customer's history, 0 = oldest; others 0."""
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def select(self, mask: NDArray[np.bool_]) -> Facts:
+        """The facts where the mask of shape (T,) holds."""
+        return Facts(self.heads[mask], self.tails[mask], self.weights[mask], self.at[mask], self.order[mask])
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgeGraph:
+    """The graph as models see it. Never changed in place; the methods give new graphs.
+
+    ``products`` has one row per Product in vocabulary order: key, name, description, price, available_from, image.
+    """
+
+    vocabularies: Mapping[str, Vocabulary]
+    facts: Mapping[Relation, Facts]
+    products: pl.DataFrame
+    until: int | None
+    content_hash: str
+
+    @property
+    def items(self) -> Vocabulary:
+        return self.vocabularies[schema.PRODUCT]
+
+    @property
+    def users(self) -> Vocabulary:
+        return self.vocabularies[schema.CUSTOMER]
+
+    @cached_property
+    def interactions(self) -> sparse.csr_array:
+        """Users × items, 1 where the user has interacted. Shape (U, I), float32."""
+        return self.matrix(schema.INTERACTED, binary=True)
+
+    @cached_property
+    def n_events(self) -> NDArray[np.int64]:
+        """Number of customers of each item. Shape (I,). 0 = cold."""
+        return np.bincount(self.facts[schema.INTERACTED].tails, minlength=len(self.items))
+
+    def matrix(self, relation: Relation, *, binary: bool = False) -> sparse.csr_array:
+        """Heads × tails of a relation, its weights as values. Shape (n_heads, n_tails), float32."""
+        from scipy import sparse
+
+        facts = self.facts[relation]
+        shape = (len(self.vocabularies[relation.head_label]), len(self.vocabularies[relation.tail_label]))
+        values = np.ones(len(facts), dtype=np.float32) if binary else facts.weights
+        return sparse.csr_array((values, (facts.heads, facts.tails)), shape=shape)
+
+    def without_behaviour(self, item_nums: NDArray[np.int64]) -> KnowledgeGraph:
+        """The same graph where the given items are cold: no INTERACTED and no BOUGHT_WITH edge touches them.
+
+        BOUGHT_WITH edges *between other items* stay: they were counted per pair, from those two items alone.
+        """
+        gone = np.zeros(len(self.items), dtype=bool)
+        gone[item_nums] = True
+        facts = dict(self.facts)
+        facts[schema.INTERACTED] = facts[schema.INTERACTED].select(~gone[facts[schema.INTERACTED].tails])
+        together = facts[schema.BOUGHT_WITH]
+        facts[schema.BOUGHT_WITH] = together.select(~gone[together.heads] & ~gone[together.tails])
+        return replace(self, facts=facts)
+
+
+def snapshot(store: GraphStore, *, until: int | None) -> KnowledgeGraph:
+    """Freeze a store's graph into arrays, as it was known at a time.
+
+    Args:
+        store: any graph store.
+        until: epoch seconds UTC; edges that began later, products that became available later, and BOUGHT_WITH edges
+            that counted later events are left out. An interaction repeated after the cut keeps weight 1. ``None``
+            means everything: looking into the future must be typed out. Edges without a time are always kept.
+    """
+    digest = hashlib.sha256()
+    tables = {label: store.nodes(label) for label in schema.LABELS}
+    if until is not None:
+        launched = pl.col("available_from").is_null() | (pl.col("available_from") <= until)
+        tables[schema.PRODUCT] = tables[schema.PRODUCT].filter(launched)
+    vocabularies = {}
+    for label, table in tables.items():
+        keys = table["key"].to_list()
+        vocabularies[label] = Vocabulary(keys)
+        digest.update(repr((label, keys)).encode())
+    facts = {}
+    for relation in schema.RELATIONS:
+        table = _cut(relation, store.edges(relation), until)
+        facts[relation] = _facts(relation, table, vocabularies)
+        for array in (facts[relation].heads, facts[relation].tails, facts[relation].weights, facts[relation].at):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    products = tables[schema.PRODUCT]
+    for column in ("name", "description", "price", "available_from"):
+        digest.update(repr(products[column].to_list()).encode())
+    return KnowledgeGraph(vocabularies, facts, products, until, digest.hexdigest()[:16])
+
+
+def _cut(relation: Relation, table: pl.DataFrame, until: int | None) -> pl.DataFrame:
+    if until is None:
+        return table
+    table = table.filter(pl.col("at").is_null() | (pl.col("at") <= until))
+    if relation == schema.BOUGHT_WITH:
+        table = table.filter(pl.col("until").is_null() | (pl.col("until") <= until))
+    if relation == schema.INTERACTED:
+        repeated = pl.col("last_at") > until
+        table = table.with_columns(
+            weight=pl.when(repeated).then(1.0).otherwise(pl.col("weight")),
+            last_at=pl.min_horizontal("last_at", pl.lit(until)),
+        )
+    return table
+
+
+_WEIGHT = {schema.INTERACTED: "weight", schema.BOUGHT_WITH: "lift", schema.SIMILAR_TO: "score"}
+
+
+def _facts(relation: Relation, table: pl.DataFrame, vocabularies: Mapping[str, Vocabulary]) -> Facts:
+    def numbered(column: str, label: str) -> pl.Series:
+        vocabulary = vocabularies[label]
+        lookup = pl.DataFrame(
+            {column: vocabulary.keys, "num": range(len(vocabulary))}, schema={column: pl.String, "num": pl.Int64}
+        )
+        return table.select(column).join(lookup, on=column, how="left", maintain_order="left")["num"]
+
+    table = table.with_columns(
+        head_num=numbered("head", relation.head_label), tail_num=numbered("tail", relation.tail_label)
+    ).drop_nulls(["head_num", "tail_num"])
+    order = pl.lit(0, dtype=pl.Int64)
+    if relation == schema.INTERACTED:
+        recency = pl.struct(pl.col("last_at").fill_null(-1), pl.col("position").fill_null(-1), pl.col("tail_num"))
+        order = recency.rank("ordinal").over("head_num").cast(pl.Int64) - 1
+    weight = pl.col(_WEIGHT[relation]).fill_null(1.0) if relation in _WEIGHT else pl.lit(1.0)
+    table = table.select(
+        "head_num", "tail_num", at=pl.col("at").fill_null(-1), order=order, weight=weight.cast(pl.Float32)
+    )
+    return Facts(
+        heads=table["head_num"].to_numpy(),
+        tails=table["tail_num"].to_numpy(),
+        weights=table["weight"].to_numpy(),
+        at=table["at"].to_numpy(),
+        order=table["order"].to_numpy(),
+    )
