@@ -1,0 +1,45 @@
+# 'make demo' shows the whole job, 'make test' proves it; both make .venv by themselves. 'make help' lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTEST_ARGS ?=
+BIN   := .venv/bin
+READY := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format quality bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+# The stamp is touched last: an install that was cut off goes on where it stopped, a finished one is never repeated.
+$(READY): constraints.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned dependencies into .venv (first time: about 4 minutes, 6.3 GB) ..."
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## the whole job on a generated shop
+	$(BIN)/firstshelf demo
+
+# Serial on purpose: the Neo4j server is one per process, and torch uses every core already.
+test: $(READY)  ## all tests, a real Neo4j 5 included (not the slow quality gates)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(READY)  ## format, lint, types, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+format: $(READY)  ## put the sources into the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only .
+
+quality: $(READY)  ## the slow quality gates (minutes)
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+bench: $(READY)  ## the speed benchmarks
+	for file in benchmarks/speed/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:  ## remove everything that make and the tools made here
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist firstshelf.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
