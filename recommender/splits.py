@@ -1,0 +1,288 @@
+"""Splits of a shop into what may be learned from and what is hidden: by random items, or by time.
+
+``split_shop`` writes a shop folder that any recommender can be trained on, and the hidden truth apart from it. What the
+raw files would tell about the future is taken out: item ids are renamed at random (their order tells launch dates),
+catalogue rows are shuffled (so does theirs), ``position`` is counted anew (gaps show where a hidden item stood).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import random
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import polars as pl
+
+from kg.errors import SourceError
+
+ProtocolName = Literal["items", "time"]
+HIDDEN_SHARE: Final = 0.2
+_CARRIED: Final = ("timestamp", "event", "weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A shop's tables: items as read, one dict an item; events with ``user_id``, ``item_id`` and what else there is.
+
+    ``timestamp`` of the events is in epoch seconds UTC where there is one.
+    """
+
+    items: list[dict[str, Any]]
+    events: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What a split hides. All ids are the renamed ones.
+
+    ``hidden`` has ``user_id``, ``item_id`` and ``cold``, one row a pair; every user in it has a training event.
+    """
+
+    shop_folder: Path
+    hidden: pl.DataFrame
+    n_cold_items: int
+    n_test_users: int
+    data_hash: str
+
+
+def read_shop(folder: str | Path) -> Shop:
+    """Read the items and events files of a shop folder as they are, without the cleaning that ``ingest`` does.
+
+    Raises:
+        SourceError: no such folder or file, a column is missing, or RDF files lie beside (their ids would not be
+            renamed with the items').
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SourceError(f"no shop folder at {str(folder)!r}; give a folder with an items and an events file")
+    rdf = [file.name for file in folder.iterdir() if file.name.endswith((".ttl", ".jsonld", ".nt"))]
+    if rdf:
+        raise SourceError(
+            f"{str(folder)!r} holds RDF ({', '.join(sorted(rdf))}), whose ids a split does not rename; take it out"
+        )
+    items = _read_rows(_find(folder, "items"))
+    events = pl.DataFrame(_read_rows(_find(folder, "events")), infer_schema_length=None)
+    for name, columns in (("items", set(items[0]) if items else set()), ("events", set(events.columns))):
+        missing = ({"item_id"} if name == "items" else {"user_id", "item_id"}) - columns
+        if missing:
+            raise SourceError(f"{name} of {str(folder)!r} lack {sorted(missing)}; found columns {sorted(columns)}")
+    events = events.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+    if "position" in events.columns:
+        events = events.with_columns(pl.col("position").cast(pl.Float64).cast(pl.Int64))
+    if "timestamp" in events.columns:
+        events = events.with_columns(timestamp=_epoch_seconds(events["timestamp"]))
+    return Shop([{**item, "item_id": str(item["item_id"])} for item in items], events)
+
+
+def split_shop(
+    source: str | Path | Shop,
+    out_folder: str | Path,
+    *,
+    seed: int,
+    protocol: ProtocolName = "items",
+    cut: str | int | None = None,
+    warm_share: float = 0.0,
+) -> Truth:
+    """Write ``out_folder/shop`` to train on and ``out_folder/truth.csv`` with what it hides.
+
+    Protocol ``items``: the item ids that occur in catalogue and events, sorted, ``random.Random(seed).shuffle``, the
+    first fifth hidden with all their events. Protocol ``time``: every event at or after ``cut`` is hidden; what was
+    never sold before it is new. Events of items outside the catalogue are left out of both sides; an ``available_from``
+    at or after the cut is taken out (it tells how long a new item was on sale in the hidden time).
+
+    Args:
+        source: a shop folder, or its tables.
+        out_folder: made where it does not exist; ``ids.csv`` and ``split.json`` are written there too.
+        seed: of the hidden items, the new ids and every shuffle.
+        protocol: see above.
+        cut: for ``time``, an ISO date or epoch seconds UTC.
+        warm_share: with ``items``, share of the remaining (user, item) pairs that is hidden too, to measure warm
+            items. Pairs that are a user's or an item's last are kept.
+
+    Raises:
+        SourceError: what ``read_shop`` raises; a cut without clock; nothing left on one side.
+    """
+    shop = source if isinstance(source, Shop) else read_shop(source)
+    known = {item["item_id"] for item in shop.items}
+    events = shop.events.filter(pl.col("item_id").is_in(list(known)))
+    at = None
+    if protocol == "time":
+        if cut is None or "timestamp" not in events.columns:
+            raise SourceError("a time split needs a cut and a 'timestamp' in the events; use protocol 'items' without")
+        at = parse_time(cut)
+        train = events.filter(pl.col("timestamp") < at)
+        rest = events.filter(pl.col("timestamp") >= at)
+    else:
+        item_ids = sorted(set(events["item_id"].to_list()))
+        random.Random(seed).shuffle(item_ids)  # noqa: S311
+        cold = item_ids[: int(len(item_ids) * HIDDEN_SHARE)]
+        touched = pl.col("item_id").is_in(cold)
+        train, rest = events.filter(~touched), events.filter(touched)
+        train, warm_rest = _hide_pairs(train, warm_share, seed)
+        rest = pl.concat([rest, warm_rest])
+    hidden = (
+        rest.select("user_id", "item_id")
+        .unique()
+        .join(train.select("user_id").unique(), on="user_id", how="semi")
+        .join(train.select("user_id", "item_id").unique(), on=["user_id", "item_id"], how="anti")
+        .with_columns(cold=~pl.col("item_id").is_in(train["item_id"].unique().to_list()))
+    )
+    if train.is_empty() or hidden.is_empty():
+        raise SourceError(
+            f"the split leaves {len(train)} training events and {len(hidden)} hidden pairs; both need at least one"
+        )
+    _check(train, hidden, rest, at)
+
+    rng = random.Random(f"{seed} new ids")  # noqa: S311
+    new_names = [f"i{number:07d}" for number in range(len(shop.items))]
+    rng.shuffle(new_names)
+    renamed = dict(zip(sorted(known), new_names, strict=False))
+    items = [{**item, "item_id": renamed[item["item_id"]]} for item in shop.items]
+    if at is not None:
+        items = [_without_later_launch(item, at) for item in items]
+    rng.shuffle(items)
+    train = _count_anew(train).with_columns(pl.col("item_id").replace_strict(renamed))
+    hidden = hidden.with_columns(pl.col("item_id").replace_strict(renamed)).sort("user_id", "item_id")
+
+    out_folder = Path(out_folder)
+    (out_folder / "shop").mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items)
+    (out_folder / "shop" / "items.jsonl").write_text(lines, encoding="utf-8")
+    train.write_csv(out_folder / "shop" / "events.csv")
+    hidden.write_csv(out_folder / "truth.csv")
+    pl.DataFrame({"item_id": list(renamed.values()), "original": list(renamed)}).write_csv(out_folder / "ids.csv")
+    n_cold_items = len(known) - train["item_id"].n_unique()
+    digest = hashlib.sha256(lines.encode() + train.write_csv().encode() + hidden.write_csv().encode())
+    truth = Truth(out_folder / "shop", hidden, n_cold_items, hidden["user_id"].n_unique(), digest.hexdigest()[:16])
+    facts = {
+        "protocol": protocol,
+        "seed": seed,
+        "cut": cut,
+        "warm_share": warm_share,
+        "n_items": len(known),
+        "n_cold_items": n_cold_items,
+        "n_training_events": len(train),
+        "n_hidden_pairs": len(hidden),
+        "n_test_users": truth.n_test_users,
+        "data_hash": truth.data_hash,
+    }
+    (out_folder / "split.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return truth
+
+
+def read_truth(out_folder: str | Path) -> Truth:
+    """Read back what ``split_shop`` wrote."""
+    out_folder = Path(out_folder)
+    facts = json.loads((out_folder / "split.json").read_text(encoding="utf-8"))
+    hidden = pl.read_csv(
+        out_folder / "truth.csv", schema={"user_id": pl.String, "item_id": pl.String, "cold": pl.Boolean}
+    )
+    return Truth(out_folder / "shop", hidden, facts["n_cold_items"], facts["n_test_users"], facts["data_hash"])
+
+
+def parse_time(value: object) -> int:
+    """Epoch seconds UTC of an ISO date or datetime, a datetime, or epoch seconds. Times without a zone are UTC.
+
+    Raises:
+        SourceError: none of these.
+    """
+    if isinstance(value, int | float):
+        return int(value)
+    try:
+        when = value if isinstance(value, date) else datetime.fromisoformat(str(value))
+    except ValueError:
+        text = str(value)
+        if text.removesuffix(".0").lstrip("-").isdigit():
+            return int(float(text))
+        raise SourceError(f"{value!r} is no time; give an ISO date such as 2011-06-01, or epoch seconds") from None
+    if not isinstance(when, datetime):
+        when = datetime(when.year, when.month, when.day, tzinfo=UTC)
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def _check(train: pl.DataFrame, hidden: pl.DataFrame, rest: pl.DataFrame, cut: int | None) -> None:
+    """Raise ``AssertionError`` where a split leaks; checked on every split, not only in tests."""
+    on = ["user_id", "item_id"]
+    leaks = {
+        "hidden pairs in training": len(hidden.join(train, on=on, how="semi")),
+        "training events of cold items": len(train.join(hidden.filter("cold"), on="item_id", how="semi")),
+        "test users without a training event": len(hidden.join(train, on="user_id", how="anti")),
+        "hidden pairs that nobody made": len(hidden.join(rest, on=on, how="anti")),
+        "training events at or after the cut": 0 if cut is None else len(train.filter(pl.col("timestamp") >= cut)),
+    }
+    found = {name: count for name, count in leaks.items() if count}
+    if found:
+        raise AssertionError(f"the split leaks: {found}")
+
+
+def _hide_pairs(train: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    pairs = sorted(train.select("user_id", "item_id").unique().rows())
+    random.Random(f"{seed} warm pairs").shuffle(pairs)  # noqa: S311
+    of_user: dict[str, int] = {}
+    of_item: dict[str, int] = {}
+    for user_id, item_id in pairs:
+        of_user[user_id] = of_user.get(user_id, 0) + 1
+        of_item[item_id] = of_item.get(item_id, 0) + 1
+    wanted = int(len(pairs) * share)
+    gone: list[tuple[str, str]] = []
+    for user_id, item_id in pairs:
+        if len(gone) == wanted:
+            break
+        if of_user[user_id] > 1 and of_item[item_id] > 1:
+            gone.append((user_id, item_id))
+            of_user[user_id] -= 1
+            of_item[item_id] -= 1
+    chosen = pl.DataFrame(gone, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
+    on = ["user_id", "item_id"]
+    return train.join(chosen, on=on, how="anti"), train.join(chosen, on=on, how="semi")
+
+
+def _count_anew(train: pl.DataFrame) -> pl.DataFrame:
+    """Sort each user's events by time or position (file order breaks ties) and count ``position`` from 0."""
+    clock = [column for column in ("timestamp", "position") if column in train.columns]
+    carried = [column for column in _CARRIED if column in train.columns]
+    return (
+        train.with_row_index("row")
+        .sort("user_id", *clock, "row")
+        .with_columns(position=pl.int_range(pl.len()).over("user_id"))
+        .select("user_id", "item_id", "position", *carried)
+    )
+
+
+def _without_later_launch(item: dict[str, Any], cut: int) -> dict[str, Any]:
+    launch = item.get("available_from")
+    if launch in (None, "") or parse_time(launch) < cut:
+        return item
+    return {**item, "available_from": None}
+
+
+def _find(folder: Path, stem: str) -> Path:
+    for ending in (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"):
+        if (folder / f"{stem}{ending}").exists():
+            return folder / f"{stem}{ending}"
+    raise SourceError(f"no {stem}.jsonl, .csv or .parquet (or .gz) in {str(folder)!r}")
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    if file.suffix == ".parquet":
+        return pl.read_parquet(file).to_dicts()
+    packed = file.read_bytes()
+    text = (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode("utf-8-sig")
+    if ".csv" in file.suffixes:
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _epoch_seconds(column: pl.Series) -> pl.Series:
+    if column.dtype.is_temporal():
+        return column.cast(pl.Datetime("us")).dt.epoch("s")
+    if column.dtype.is_numeric():
+        return column.cast(pl.Int64)
+    return pl.Series("timestamp", [parse_time(value) for value in column.to_list()], dtype=pl.Int64)

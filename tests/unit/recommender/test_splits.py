@@ -1,0 +1,172 @@
+"""Splits of a small shop: what is hidden, what stays, and that nothing leaks."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from datetime import datetime
+
+import polars as pl
+import pytest
+
+from kg.errors import SourceError
+from recommender import splits
+
+
+@pytest.fixture
+def shop() -> splits.Shop:
+    rng = random.Random(0)
+    items = [{"item_id": f"p{n:02d}", "title": f"thing {n}", "attributes": {"n": n}} for n in range(40)]
+    items.append({"item_id": "unsold", "title": "never sold", "attributes": {}})
+    rows = []
+    for user in range(30):
+        for position, number in enumerate(rng.sample(range(40), 8)):
+            at = 1_000_000 + 1000 * number + position  # high numbers are sold late
+            rows.append({"user_id": f"u{user}", "item_id": f"p{number:02d}", "position": position, "timestamp": at})
+    rows.append({"user_id": "u0", "item_id": "unknown", "position": 99, "timestamp": 1})
+    return splits.Shop(items, pl.DataFrame(rows))
+
+
+def original(folder, frame):
+    names = dict(pl.read_csv(folder / "ids.csv").rows())
+    return frame.with_columns(pl.col("item_id").replace_strict(names))
+
+
+def training(folder):
+    return original(folder, pl.read_csv(folder / "shop" / "events.csv"))
+
+
+def test_a_fifth_of_the_sold_items_is_hidden_with_all_its_events(shop, tmp_path):
+    truth = splits.split_shop(shop, tmp_path, seed=3)
+    expected = sorted(f"p{n:02d}" for n in range(40))
+    random.Random(3).shuffle(expected)
+    cold = set(expected[:8])
+    train, hidden = training(tmp_path), original(tmp_path, truth.hidden)
+    assert set(hidden["item_id"]) == cold
+    assert not set(train["item_id"]) & cold
+    assert hidden["cold"].all()
+    known = shop.events.filter(pl.col("item_id") != "unknown")
+    pairs = set(known.select("user_id", "item_id").rows())
+    assert set(train.select("user_id", "item_id").rows()) | set(hidden.select("user_id", "item_id").rows()) == pairs
+    assert truth.n_cold_items == 9  # the unsold one is cold too
+    assert truth.n_test_users == hidden["user_id"].n_unique()
+
+
+def test_ids_rows_and_positions_tell_nothing(shop, tmp_path):
+    splits.split_shop(shop, tmp_path, seed=0)
+    rows = [json.loads(line) for line in (tmp_path / "shop" / "items.jsonl").read_text().splitlines()]
+    names = dict(pl.read_csv(tmp_path / "ids.csv").rows())
+    found = [names[row["item_id"]] for row in rows]
+    assert sorted(found) == sorted(item["item_id"] for item in shop.items)
+    assert found != sorted(found)
+    assert [names[new] for new in sorted(names)] != sorted(names.values())
+    assert all(row["title"] == {i["item_id"]: i["title"] for i in shop.items}[names[row["item_id"]]] for row in rows)
+    train = training(tmp_path)
+    for (user,), events in train.group_by("user_id"):
+        assert events["position"].to_list() == list(range(len(events)))
+        before = shop.events.filter(pl.col("user_id") == user).sort("timestamp")["item_id"].to_list()
+        kept = set(events["item_id"])
+        assert events["item_id"].to_list() == [item for item in before if item in kept]
+
+
+def test_same_seed_same_files(shop, tmp_path):
+    first = splits.split_shop(shop, tmp_path / "a", seed=1)
+    second = splits.split_shop(shop, tmp_path / "b", seed=1)
+    other = splits.split_shop(shop, tmp_path / "c", seed=2)
+    assert first.data_hash == second.data_hash != other.data_hash
+    for name in ("shop/items.jsonl", "shop/events.csv", "truth.csv", "split.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    again = splits.read_truth(tmp_path / "a")
+    assert again.hidden.equals(first.hidden)
+    assert again.data_hash == first.data_hash
+
+
+def test_time_split_hides_everything_from_the_cut_on(shop, tmp_path):
+    cut = 1_030_000
+    shop.items[35]["available_from"] = "2031-01-01"
+    shop.items[3]["available_from"] = 1_000_000
+    truth = splits.split_shop(shop, tmp_path, seed=0, protocol="time", cut=cut)
+    train, hidden = training(tmp_path), original(tmp_path, truth.hidden)
+    assert train["timestamp"].max() < cut
+    assert set(hidden.filter("cold")["item_id"]) == {f"p{n}" for n in range(30, 40)}
+    rows = [json.loads(line) for line in (tmp_path / "shop" / "items.jsonl").read_text().splitlines()]
+    launches = {row["title"]: row["available_from"] for row in rows if "available_from" in row}
+    assert launches == {"thing 35": None, "thing 3": 1_000_000}
+
+
+def test_warm_pairs_are_hidden_without_making_anything_cold(shop, tmp_path):
+    truth = splits.split_shop(shop, tmp_path, seed=0, warm_share=0.25)
+    warm = truth.hidden.filter(~pl.col("cold"))
+    without = splits.split_shop(shop, tmp_path / "without", seed=0)
+    assert len(warm) == int(0.25 * (240 - len(without.hidden)))
+    assert set(truth.hidden.filter("cold").rows()) == set(without.hidden.rows())
+    train = pl.read_csv(tmp_path / "shop" / "events.csv")
+    assert warm.join(train, on="item_id", how="anti").is_empty()
+    assert warm.join(train, on=["user_id", "item_id"], how="semi").is_empty()
+
+
+def test_a_leak_is_caught():
+    train = pl.DataFrame({"user_id": ["u1", "u2"], "item_id": ["a", "b"], "timestamp": [1, 9]})
+    rest = pl.DataFrame({"user_id": ["u1", "u3"], "item_id": ["b", "c"]})
+    hidden = rest.with_columns(cold=True)
+    with pytest.raises(AssertionError, match=r"cold items.*without a training event.*after the cut"):
+        splits._check(train, hidden, rest, cut=5)
+    with pytest.raises(AssertionError, match="hidden pairs in training"):
+        splits._check(train, train.select("user_id", "item_id", cold=pl.lit(False)), train, cut=None)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "csv", "parquet"])
+def test_every_form_of_a_folder_is_read(form, tmp_path):
+    items = [{"item_id": f"p{n}", "title": "t"} for n in range(10)]
+    events = [{"user_id": "1", "item_id": f"p{n}", "timestamp": "2024-01-01T00:00:00"} for n in range(10)]
+    for name, rows in (("items", items), ("events", events)):
+        file = tmp_path / f"{name}.{form}"
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if form == "parquet":
+            pl.DataFrame(rows).write_parquet(file)
+        elif form == "csv":
+            pl.DataFrame(rows).write_csv(file)
+        elif form == "jsonl.gz":
+            file.write_bytes(gzip.compress(text.encode()))
+        else:
+            file.write_text(text)
+    shop = splits.read_shop(tmp_path)
+    assert [item["item_id"] for item in shop.items] == [f"p{n}" for n in range(10)]
+    assert shop.events["timestamp"].to_list() == [1704067200] * 10
+    truth = splits.split_shop(tmp_path, tmp_path / "out", seed=0)
+    assert truth.n_cold_items == 2
+
+
+def test_times():
+    assert splits.parse_time("2011-06-01") == splits.parse_time(datetime(2011, 6, 1)) == 1306886400
+    assert splits.parse_time("2011-06-01T02:00:00+02:00") == splits.parse_time("1306886400") == 1306886400
+    with pytest.raises(SourceError, match="no time"):
+        splits.parse_time("soon")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "time"}, "needs a cut"),
+        ({"protocol": "time", "cut": 5}, "0 training events"),
+        ({"protocol": "time", "cut": 9_000_000}, "0 hidden pairs"),
+    ],
+)
+def test_impossible_splits_say_why(shop, tmp_path, change, message):
+    with pytest.raises(SourceError, match=message):
+        splits.split_shop(shop, tmp_path, seed=0, **change)
+
+
+def test_a_folder_that_can_not_be_split_says_why(tmp_path):
+    with pytest.raises(SourceError, match="no shop folder"):
+        splits.read_shop(tmp_path / "none")
+    with pytest.raises(SourceError, match=r"no items\.jsonl"):
+        splits.read_shop(tmp_path)
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a"}\n')
+    (tmp_path / "events.csv").write_text("who,what\n1,a\n")
+    with pytest.raises(SourceError, match="user_id"):
+        splits.read_shop(tmp_path)
+    (tmp_path / "more.ttl").write_text("")
+    with pytest.raises(SourceError, match="RDF"):
+        splits.read_shop(tmp_path)
