@@ -53,7 +53,7 @@ def test_the_image_installs_the_pinned_dependencies(stages):
 def test_the_image_runs_as_nobody_special_and_says_whether_it_is_well(stages):
     final = dict(stages[-1])
     assert int(final["USER"]) > 0
-    assert '"firstshelf", "doctor"' in final["HEALTHCHECK"]
+    assert final["HEALTHCHECK"].endswith('CMD ["firstshelf", "--help"]')
     assert final["ENTRYPOINT"] == '["firstshelf"]'
 
 
@@ -75,6 +75,7 @@ def test_images_are_pinned(services):
 
 def test_the_product_waits_for_a_neo4j_that_takes_queries(services):
     assert "cypher-shell" in services["neo4j"]["healthcheck"]["test"][-1]
+    assert services["firstshelf"]["command"][-2:] == ["--store", "neo4j://neo4j:7687"]
     assert services["firstshelf"]["depends_on"] == {"neo4j": {"condition": "service_healthy"}}
 
 
