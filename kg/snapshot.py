@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +63,10 @@ class Facts:
     def __len__(self) -> int:
         return len(self.heads)
 
+    def joined(self, other: Facts) -> Facts:
+        """These facts, then the others."""
+        return Facts(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in Facts.__slots__))
+
     def select(self, mask: NDArray[np.bool_]) -> Facts:
         """The facts where the mask of shape (T,) holds."""
         return Facts(self.heads[mask], self.tails[mask], self.weights[mask], self.at[mask], self.order[mask])
@@ -78,6 +84,8 @@ class KnowledgeGraph:
     products: pl.DataFrame
     until: int | None
     content_hash: str
+    names: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """Label → the names of its nodes in vocabulary order; labels without names are absent."""
 
     @property
     def items(self) -> Vocabulary:
@@ -105,6 +113,97 @@ class KnowledgeGraph:
         shape = (len(self.vocabularies[relation.head_label]), len(self.vocabularies[relation.tail_label]))
         values = np.ones(len(facts), dtype=np.float32) if binary else facts.weights
         return sparse.csr_array((values, (facts.heads, facts.tails)), shape=shape)
+
+    def extended(self, nodes: Mapping[str, pl.DataFrame], edges: Mapping[Relation, pl.DataFrame]) -> KnowledgeGraph:
+        """The graph after a launch: nodes upserted by key (new ones at the end, so that row numbers stay), edges added.
+
+        Edges replace those of the same relation and head, as a changed item replaces its old brand. The frames are
+        those that are written to the store: ``key`` and properties; ``head``, ``tail`` and properties.
+        """
+        vocabularies, names, products = dict(self.vocabularies), dict(self.names), self.products
+        for label, table in nodes.items():
+            vocabulary = vocabularies[label]
+            vocabularies[label] = Vocabulary(
+                [*vocabulary.keys, *(key for key in table["key"] if key not in vocabulary)]
+            )
+            if "name" in schema.NODE_PROPERTIES[label]:
+                name_of = dict(zip(vocabulary.keys, names.get(label, [None] * len(vocabulary)), strict=True))
+                name_of.update(zip(table["key"], table["name"], strict=True))
+                names[label] = list(name_of.values())
+            if label == schema.PRODUCT:
+                table = table.select(
+                    pl.lit(None, dtype).alias(name) if name not in table.columns else pl.col(name).cast(dtype)
+                    for name, dtype in products.schema.items()
+                )
+                products = pl.concat([products, table]).unique("key", keep="last", maintain_order=True)
+                order = pl.DataFrame({"key": vocabularies[label].keys})
+                products = order.join(products, on="key", how="left", maintain_order="left")
+        facts = dict(self.facts)
+        for relation, table in edges.items():
+            columns = {name: dtype for name, dtype in _EDGE_DTYPES[relation].items() if name not in table.columns}
+            table = table.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in columns.items())
+            new = _facts(relation, table, vocabularies)
+            old = facts[relation]
+            facts[relation] = old.select(~np.isin(old.heads, new.heads)).joined(new)
+        return replace(self, vocabularies=vocabularies, names=names, products=products, facts=facts)
+
+    def aligned(self, item_ids: Sequence[str]) -> KnowledgeGraph:
+        """The same graph with these items first, in this order, and its other items after them.
+
+        So a model that was trained earlier keeps its row numbers. Ids that the graph does not hold (any more) get a row
+        without properties and edges.
+        """
+        old = self.items
+        first = Vocabulary(item_ids)
+        items = Vocabulary([*first.keys, *(key for key in old.keys if key not in first)])
+        moved = items.nums(old.keys)
+        facts = {}
+        for relation, fact in self.facts.items():
+            heads = moved[fact.heads] if relation.head_label == schema.PRODUCT else fact.heads
+            tails = moved[fact.tails] if relation.tail_label == schema.PRODUCT else fact.tails
+            facts[relation] = replace(fact, heads=heads, tails=tails)
+        products = pl.DataFrame({"key": items.keys}, schema={"key": pl.String}).join(
+            self.products, on="key", how="left", maintain_order="left"
+        )
+        names = dict(self.names)
+        if schema.PRODUCT in names:
+            names[schema.PRODUCT] = products["name"].to_list()
+        return replace(
+            self, vocabularies={**self.vocabularies, schema.PRODUCT: items}, facts=facts, products=products, names=names
+        )
+
+    def save(self, folder: FilePath) -> None:
+        """Write the snapshot as Parquet files; ``load`` gives it back."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for label, vocabulary in self.vocabularies.items():
+            table = pl.DataFrame({"key": vocabulary.keys}, schema={"key": pl.String})
+            if label in self.names:
+                table = table.with_columns(name=pl.Series(self.names[label], dtype=pl.String))
+            table.write_parquet(folder / f"{label}.parquet")
+        self.products.write_parquet(folder / "products.parquet")
+        for relation, facts in self.facts.items():
+            arrays = {name: getattr(facts, name) for name in Facts.__slots__}
+            pl.DataFrame(arrays).write_parquet(folder / f"{relation.type}.parquet")
+        about = {"until": self.until, "content_hash": self.content_hash}
+        (folder / "snapshot.json").write_text(json.dumps(about), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: FilePath) -> KnowledgeGraph:
+        """Read what ``save`` wrote."""
+        vocabularies: dict[str, Vocabulary] = {}
+        names: dict[str, Sequence[str | None]] = {}
+        for label in schema.LABELS:
+            table = pl.read_parquet(folder / f"{label}.parquet")
+            vocabularies[label] = Vocabulary(table["key"].to_list())
+            if "name" in table.columns:
+                names[label] = table["name"].to_list()
+        facts = {}
+        for relation in schema.RELATIONS:
+            table = pl.read_parquet(folder / f"{relation.type}.parquet")
+            facts[relation] = Facts(**{name: table[name].to_numpy() for name in Facts.__slots__})
+        about = json.loads((folder / "snapshot.json").read_text(encoding="utf-8"))
+        products = pl.read_parquet(folder / "products.parquet")
+        return cls(vocabularies, facts, products, about["until"], about["content_hash"], names)
 
     def without_behaviour(self, item_nums: NDArray[np.int64]) -> KnowledgeGraph:
         """The same graph where the given items are cold: no INTERACTED and no BOUGHT_WITH edge touches them.
@@ -148,7 +247,8 @@ def snapshot(store: GraphStore, *, until: int | None) -> KnowledgeGraph:
     products = tables[schema.PRODUCT]
     for column in ("name", "description", "price", "available_from"):
         digest.update(repr(products[column].to_list()).encode())
-    return KnowledgeGraph(vocabularies, facts, products, until, digest.hexdigest()[:16])
+    names = {label: table["name"].to_list() for label, table in tables.items() if "name" in table.columns}
+    return KnowledgeGraph(vocabularies, facts, products, until, digest.hexdigest()[:16], names)
 
 
 def _cut(relation: Relation, table: pl.DataFrame, until: int | None) -> pl.DataFrame:
@@ -166,6 +266,11 @@ def _cut(relation: Relation, table: pl.DataFrame, until: int | None) -> pl.DataF
     return table
 
 
+_DTYPES = {"string": pl.String, "integer": pl.Int64, "float": pl.Float64}
+_EDGE_DTYPES = {
+    relation: {name: _DTYPES[kind] for name, kind in properties.items()}
+    for relation, properties in schema.EDGE_PROPERTIES.items()
+}
 _WEIGHT = {schema.INTERACTED: "weight", schema.BOUGHT_WITH: "lift", schema.SIMILAR_TO: "score"}
 
 

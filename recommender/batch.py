@@ -1,0 +1,90 @@
+"""Many customers' lists into a JSON-lines file: with progress, interruptible, resumed where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recommender.engine import Engine, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a batch wrote. ``share_with_path`` is the share of rows with a verified path, ``None`` if not explained."""
+
+    output: str
+    users: int
+    rows: int
+    share_with_path: float | None
+    resumed_users: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as one JSON object."""
+        return asdict(self)
+
+
+def recommend_to_file(
+    engine: Engine,
+    user_ids: Sequence[str],
+    output: Path,
+    *,
+    k: int,
+    pool: Pool,
+    explain: bool,
+    users_at_once: int = 512,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> BatchReport:
+    """Write one JSON object a line, users in the order given, best first.
+
+    Lines go to ``OUTPUT.part`` and become ``OUTPUT`` when all are there. Called again after an interruption with the
+    same request against the same graph and model, it goes on after the last finished group of users.
+
+    Raises:
+        OSError: the output cannot be written.
+    """
+    started = time.perf_counter()
+    part, note_file = output.with_name(output.name + ".part"), output.with_name(output.name + ".part.json")
+    asked = json.dumps([engine.fingerprint, list(user_ids), k, pool, explain, users_at_once])
+    request = hashlib.sha256(asked.encode()).hexdigest()
+    done = {"request": request, "users": 0, "bytes": 0, "rows": 0, "with_path": 0, "notes": []}
+    if part.exists() and note_file.exists():
+        kept = json.loads(note_file.read_text(encoding="utf-8"))
+        if kept.get("request") == request:
+            done = kept
+    resumed = int(done["users"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("ab") as file:
+        file.truncate(done["bytes"])
+        for start in range(resumed, len(user_ids), users_at_once):
+            users = user_ids[start : start + users_at_once]
+            answer = engine.recommend(users, k=k, pool=pool, explain=explain)
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answer.to_json())
+            file.write(lines.encode())
+            file.flush()
+            done["users"] = start + len(users)
+            done["bytes"] = file.tell()
+            done["rows"] += len(answer)
+            done["with_path"] += sum(row.explanation is not None for row in answer)
+            done["notes"] += answer.notes
+            note_file.write_text(json.dumps(done), encoding="utf-8")
+            if progress is not None:
+                progress("recommend", done["users"], len(user_ids))
+    part.replace(output)
+    note_file.unlink(missing_ok=True)
+    return BatchReport(
+        output=str(output),
+        users=len(user_ids),
+        rows=done["rows"],
+        share_with_path=done["with_path"] / done["rows"] if explain and done["rows"] else None,
+        resumed_users=resumed,
+        seconds=round(time.perf_counter() - started, 2),
+        notes=tuple(dict.fromkeys(done["notes"])),
+    )
