@@ -370,18 +370,18 @@ def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 def main() -> None:
     """Entry point: a clear error on stderr and exit code 1, never a traceback (``FIRSTSHELF_DEBUG=1`` shows it)."""
-    from kg.errors import FirstshelfError
-
     try:
         app()
-    except FirstshelfError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         sys.exit(130)
     except Exception as error:  # the last door: users get a sentence, developers ask for the traceback
+        from kg.errors import FirstshelfError
+
         if os.environ.get("FIRSTSHELF_DEBUG"):
             raise
-        sys.stderr.write(f"unexpected {type(error).__name__}: {error}. Set FIRSTSHELF_DEBUG=1 to see where.\n")
+        if isinstance(error, FirstshelfError):
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        else:
+            sys.stderr.write(f"unexpected {type(error).__name__}: {error}. FIRSTSHELF_DEBUG=1 shows where.\n")
         sys.exit(1)

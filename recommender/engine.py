@@ -183,8 +183,8 @@ class Engine:
     def audience_for(self, item_id: str, *, k: int = 1000, explain: bool = False) -> Audience:
         """The k customers for whom an item is most of a find, best first, but for those who have it already.
 
-        Customers are ranked by the lift of the item's score over the customer's own usual score, so that heavy buyers do
-        not win every launch.
+        Customers are ranked by the lift of the item's score over the customer's own usual score, so that heavy buyers
+        do not win every launch.
 
         Raises:
             UnknownItemError: the workspace does not hold the item.
