@@ -75,7 +75,6 @@ def test_images_are_pinned(services):
 
 def test_the_product_waits_for_a_neo4j_that_takes_queries(services):
     assert "cypher-shell" in services["neo4j"]["healthcheck"]["test"][-1]
-    assert services["firstshelf"]["command"][-2:] == ["--store", "neo4j://neo4j:7687"]
     assert services["firstshelf"]["depends_on"] == {"neo4j": {"condition": "service_healthy"}}
 
 
@@ -85,6 +84,12 @@ def test_the_password_comes_from_the_environment_alone(services):
     assert services["firstshelf"]["environment"]["NEO4J_PASSWORD"] == required
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert ".env" in ignored
+
+
+def test_up_starts_no_job(services):
+    """A load changes the graph: it runs because someone asked for it, not because a server was started."""
+    assert services["firstshelf"]["profiles"] == ["job"]
+    assert "command" not in services["firstshelf"]
 
 
 def test_neo4j_is_published_on_this_machine_alone_and_keeps_its_data(services):
