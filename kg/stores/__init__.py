@@ -1,0 +1,1 @@
+"""Implementations of ``kg.store.GraphStore``: memory (the meaning), embedded (the default) and Neo4j."""
