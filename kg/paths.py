@@ -48,6 +48,7 @@ class Metapath:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """Label of each node of the walk, first to last."""
         return (self.steps[0].origin, *(step.target for step in self.steps))
 
     def from_history(self) -> Metapath:

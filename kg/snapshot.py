@@ -89,10 +89,12 @@ class KnowledgeGraph:
 
     @property
     def items(self) -> Vocabulary:
+        """Item ids in the order of ``item_num``."""
         return self.vocabularies[schema.PRODUCT]
 
     @property
     def users(self) -> Vocabulary:
+        """User ids in the order of ``user_num``."""
         return self.vocabularies[schema.CUSTOMER]
 
     @cached_property

@@ -99,10 +99,12 @@ class Workspace:
 
     @property
     def rejects_folder(self) -> Path:
+        """Rejected rows with file, row number, field, value and reason, one file a load."""
         return self.path / "rejects"
 
     @property
     def model_folder(self) -> Path:
+        """The trained encoders and fusion with their measurements; absent before the first training."""
         return self.path / "model"
 
     def open_store(self) -> GraphStore:
