@@ -44,7 +44,7 @@ class GraphStore(Protocol):
         """Upsert by ``key`` (column ``key``, other columns are properties of the schema). A null removes a property."""
 
     def write_edges(self, relation: Relation, edges: pl.DataFrame, *, progress: Progress | None = None) -> WriteCount:
-        """Upsert by (``head``, ``tail``). An edge whose end does not exist raises ``StoreError``: no node is made up."""
+        """Upsert by (``head``, ``tail``). An edge whose end does not exist raises ``StoreError``; none is made up."""
 
     def delete_nodes(self, label: str, keys: Sequence[str]) -> int:
         """Delete nodes and their edges; absent keys are ignored. Returns how many nodes went."""
