@@ -161,7 +161,7 @@ class Engine:
         started = time.perf_counter()
         self._workspace.remember(snapshot=None)
         self._launched = True
-        nodes, edges = launch_item(item, self._workspace, self._store)
+        nodes, edges = launch_item(item, self._workspace, self._store, known=self._graph.vocabularies)
         item_id = nodes[schema.PRODUCT]["key"][0]
         created = item_id not in self._graph.items
         graph = self._graph.extended(nodes, edges)

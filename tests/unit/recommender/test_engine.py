@@ -1,0 +1,191 @@
+"""The engine's wiring, with a ranker whose answers are known by hand; the trained one is tested in tests/integration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from kg import KnowledgeGraph, Workspace, schema
+from kg.errors import SourceError, UnknownItemError, UnknownUserError, WorkspaceError
+from kg.store import GraphStore
+from recommender import Engine
+from recommender.engine import current_graph, histories
+
+
+@dataclass
+class Ranking:
+    item_nums: np.ndarray
+    scores: np.ndarray
+
+
+class AlphabeticalRanker:
+    """Scores items by their order: the first cold item is the best."""
+
+    fingerprint = "alphabet"
+
+    def __init__(self, graph: KnowledgeGraph) -> None:
+        self.item_ids = graph.items.keys
+        self.text_vectors = np.eye(len(self.item_ids), 32, dtype=np.float32)
+        self._cold = graph.n_events == 0
+
+    def add(self, graph: KnowledgeGraph, item_nums: np.ndarray) -> None:
+        new = [graph.items.keys[num] for num in item_nums if num >= len(self.item_ids)]
+        self.item_ids = (*self.item_ids, *new)
+        vectors = np.zeros((len(new), 32), dtype=np.float32)
+        vectors[:, 0] = 1
+        self.text_vectors = np.concatenate([self.text_vectors, vectors])
+        self._cold = np.concatenate([self._cold, np.ones(len(new), dtype=bool)])
+
+    def rank(self, histories: Sequence[np.ndarray], *, k: int, pool: str) -> Ranking:
+        nums = np.full((len(histories), k), -1)
+        for row, history in enumerate(histories):
+            allowed = [n for n in range(len(self.item_ids)) if n not in history and (pool == "all" or self._cold[n])]
+            nums[row, : len(allowed[:k])] = allowed[:k]
+        return Ranking(nums, np.tile(1.0 / (1 + np.arange(k)), (len(histories), 1)))
+
+    def audience(self, item_num: int, histories: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([float(len(history)) for history in histories])
+
+    def similar(self, item_num: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        nums = np.array([n for n in range(len(self.item_ids)) if n != item_num][:k])
+        return nums, np.ones(len(nums))
+
+
+@pytest.fixture
+def engine(tmp_path: Path, store: GraphStore, graph: KnowledgeGraph) -> Engine:
+    workspace = Workspace.create(tmp_path / "w", store="memory:")
+    return Engine(workspace, store, graph, AlphabeticalRanker(graph))  # type: ignore[arg-type]
+
+
+def test_own_items_never_show_and_every_slot_is_typed(engine: Engine) -> None:
+    answer = engine.recommend("u1", k=4, pool="new")
+    assert [row.item_id for row in answer] == ["cable", "epoxy", "saw", "stone"]
+    assert [row.rank for row in answer] == [1, 2, 3, 4]
+    assert {row.source for row in answer} == {"fusion"}
+    assert not {"glue", "drill"} & {row.item_id for row in engine.recommend("u1", k=20)}
+    assert list(answer.to_pandas().columns) == ["user_id", "item_id", "title", "rank", "score", "source", "explanation"]
+
+
+def test_one_call_takes_many_users_in_their_order(engine: Engine) -> None:
+    answer = engine.recommend(["u2", "u1"], k=1)
+    assert [row.user_id for row in answer] == ["u2", "u1"]
+
+
+def test_an_unknown_user_gets_an_answer_that_says_that_it_is_degraded(engine: Engine) -> None:
+    answer = engine.recommend("nobody", k=2, explain=True)
+    assert {row.source for row in answer} == {"popularity"}
+    assert [row.explanation for row in answer] == [None, None]
+    assert "popularity" in answer.notes[0]
+
+
+def test_a_bare_history_names_the_items_it_left_out(engine: Engine) -> None:
+    answer = engine.recommend(history=["glue", "no such"], k=3, explain=True, pool="new")
+    assert "no such" in answer.notes[0]
+    assert answer[0].user_id is None
+    epoxy = next(row for row in answer if row.item_id == "epoxy")
+    assert epoxy.explanation is not None
+    assert epoxy.explanation.paths[0].nodes[0].key == "glue"
+
+
+def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        engine.recommend()
+    with pytest.raises(ValueError, match="at least 1"):
+        engine.recommend("u1", k=0)
+    with pytest.raises(UnknownItemError, match="firstshelf launch"):
+        engine.similar("ghost")
+    with pytest.raises(UnknownUserError, match="ghost"):
+        engine.explain("ghost", "epoxy")
+
+
+def test_explanations_come_with_cypher_and_null_where_there_is_no_path(engine: Engine) -> None:
+    rows = {row.item_id: row for row in engine.recommend("u1", k=4, pool="new", explain=True)}
+    assert rows["stone"].explanation is None
+    assert rows["stone"].to_json(with_explanation=True)["explanation"] is None
+    assert rows["epoxy"].explanation == engine.explain("u1", "epoxy", n_paths=3)
+    assert engine.explain("u1", "stone") is None
+
+
+def test_audience_leaves_owners_out_and_heavier_scores_come_first(engine: Engine) -> None:
+    assert [member.user_id for member in engine.audience_for("tape", k=5)] == ["u1", "u3"]
+    member = engine.audience_for("epoxy", k=1, explain=True)[0]
+    assert member.explanation is not None
+    assert member.explanation.verified
+
+
+def test_similar_says_which_neighbours_are_new(engine: Engine) -> None:
+    cold = {row.item_id: row.cold for row in engine.similar("glue", k=10)}
+    assert cold == {"cable": True, "drill": False, "epoxy": True, "saw": True, "stone": True, "tape": False}
+
+
+def launched(engine: Engine, **fields: Any) -> Any:
+    item = {"item_id": "super-epoxy", "title": "Super Epoxy", "brand": "Gorilla", "category_path": ["Tools", "Adhesives"]}
+    return engine.launch({**item, **fields})
+
+
+def test_a_launch_is_recommendable_explained_and_stored_at_once(engine: Engine) -> None:
+    launch = launched(engine)
+    assert launch.created
+    rows = {row.item_id: row for row in engine.recommend("u1", k=10, pool="new", explain=True)}
+    explanation = rows["super-epoxy"].explanation
+    assert explanation is not None
+    kinds = {path.metapath for path in explanation.paths}
+    assert kinds >= {"same_brand", "same_category"}
+    assert "super-epoxy" in engine.store.nodes(schema.PRODUCT)["key"]
+    assert launch.audience[0].explanation is not None
+    assert len(launch.neighbours) == 7
+
+
+def test_launching_again_updates_in_place(engine: Engine) -> None:
+    launched(engine)
+    again = launched(engine, brand="Bosch")
+    assert not again.created
+    makers = engine.store.edges(schema.MADE_BY).filter(pl.col("head") == "super-epoxy")
+    assert makers["tail"].to_list() == ["bosch"]
+    explanation = engine.explain("u1", "super-epoxy")
+    assert explanation is not None
+    assert all(node.key != "gorilla" for path in explanation.paths for node in path.nodes)
+
+
+def test_a_launch_of_a_bad_item_names_the_field(engine: Engine) -> None:
+    with pytest.raises(SourceError, match="price"):
+        launched(engine, price=-1)
+    assert "super-epoxy" not in engine.item_ids
+
+
+def test_histories_are_oldest_first(graph: KnowledgeGraph) -> None:
+    assert [[graph.items.keys[num] for num in history] for history in histories(graph)] == [
+        ["glue", "drill"],
+        ["glue", "tape"],
+        [],
+    ]
+
+
+def test_an_unfinished_load_is_not_served(tmp_path: Path, store: GraphStore) -> None:
+    store.set_mark(None)
+    workspace = Workspace.create(tmp_path / "w", store="memory:")
+    with pytest.raises(WorkspaceError, match="did not finish"):
+        current_graph(workspace, store)
+
+
+def test_the_saved_snapshot_is_used_until_the_store_changes(tmp_path: Path, store: GraphStore) -> None:
+    workspace = Workspace.create(tmp_path / "w", store="memory:")
+    first = current_graph(workspace, store)
+    store.write_nodes(schema.BRAND, pl.DataFrame({"key": ["new"], "name": ["New"]}))
+    assert current_graph(workspace, store).vocabularies[schema.BRAND].keys == first.vocabularies[schema.BRAND].keys
+    store.set_mark("another load")
+    assert "new" in current_graph(workspace, store).vocabularies[schema.BRAND]
+
+
+def test_an_untrained_workspace_says_how_to_train(tmp_path: Path) -> None:
+    Workspace.create(tmp_path / "w", store="memory:")
+    with pytest.raises(WorkspaceError, match="firstshelf train"):
+        Engine.open(tmp_path / "w")
+    with pytest.raises(WorkspaceError, match="no workspace"):
+        Engine.open(tmp_path / "elsewhere")
