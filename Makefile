@@ -8,7 +8,7 @@ READY := .venv/.installed
 .PHONY: help demo test check format quality bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is touched last: an install that was cut off goes on where it stopped, a finished one is never repeated.
 $(READY): constraints.txt pyproject.toml
