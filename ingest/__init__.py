@@ -1,1 +1,17 @@
-"""."""
+"""From a shop's files to the knowledge graph: reading, validating, cleaning, loading. ``load`` is the way in."""
+
+from ingest.facts import GraphTables, item_facts
+from ingest.launch import launch_item
+from ingest.load import LoadReport, load
+from ingest.rows import Event, Item, validate_item
+
+__all__ = [
+    "Event",
+    "GraphTables",
+    "Item",
+    "LoadReport",
+    "item_facts",
+    "launch_item",
+    "load",
+    "validate_item",
+]
