@@ -1,6 +1,7 @@
 """From a shop's files to the knowledge graph: reading, validating, cleaning, loading. ``load`` is the way in."""
 
 from ingest.facts import GraphTables, item_facts
+from ingest.generated import Taste, Tastes, generate_shop
 from ingest.launch import launch_item
 from ingest.load import LoadReport, load
 from ingest.rows import Event, Item, validate_item
@@ -10,6 +11,9 @@ __all__ = [
     "GraphTables",
     "Item",
     "LoadReport",
+    "Taste",
+    "Tastes",
+    "generate_shop",
     "item_facts",
     "launch_item",
     "load",
