@@ -18,8 +18,8 @@ from kg import schema
 from kg.paths import Metapath
 from kg.schema import Relation, quote_identifier
 
-MARK_LABEL: Final = "Workspace"
-"""Label of the one node that keeps the mark of the last finished load; no part of the shop's graph."""
+# The one node that keeps the mark of the last finished load; no part of the shop's graph.
+_MARK: Final = "(w:`Workspace` {key: 'firstshelf'})"
 
 
 def _q(name: str) -> str:
@@ -32,6 +32,16 @@ def _q(name: str) -> str:
 def unique_key(label: str) -> str:
     """Constraint (and so index) on the key of a label; without it every MERGE and MATCH by key is a scan."""
     return f"CREATE CONSTRAINT IF NOT EXISTS FOR (n:{_q(label)}) REQUIRE n.key IS UNIQUE"
+
+
+def ping() -> str:
+    """The least that a server can answer."""
+    return "RETURN 1 AS one"
+
+
+def await_indexes() -> str:
+    """Neo4j alone: wait until the constraints' indexes answer, at most five minutes."""
+    return "CALL db.awaitIndexes(300)"
 
 
 def create_nodes(label: str, properties: Sequence[str]) -> str:
@@ -160,12 +170,17 @@ def _edge_pattern(relation: Relation) -> str:
 
 def get_mark() -> str:
     """The mark, as ``found_mark``."""
-    return f"MATCH (w:{_q(MARK_LABEL)} {{key: $key}})\nRETURN w.mark AS found_mark"
+    return f"MATCH {_MARK}\nRETURN w.mark AS found_mark"
 
 
 def set_mark() -> str:
-    """Set $mark on the node that keeps it; null takes it away."""
-    return f"MERGE (w:{_q(MARK_LABEL)} {{key: $key}})\nSET w.mark = $mark"
+    """Set $mark on the node that keeps it."""
+    return f"MERGE {_MARK}\nSET w.mark = $mark"
+
+
+def delete_mark() -> str:
+    """Take the node away that keeps the mark."""
+    return f"MATCH {_MARK}\nDETACH DELETE w"
 
 
 # Metapaths. Relationships are called step_1, step_2, …; nodes after their label, numbered where a label comes twice;

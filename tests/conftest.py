@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share: a store of every kind."""
+"""Fixtures that several rooms' tests share: a store of every kind, and the Neo4j server."""
 
 from __future__ import annotations
 
@@ -7,18 +7,35 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from neo4j_server import running_neo4j
 
 from kg import GraphStore, open_store
 
-CYPHER_STORES = ("embedded",)
+CYPHER_STORES = ("embedded", "neo4j")
+
+
+@pytest.fixture(scope="session")
+def neo4j_address() -> Iterator[str]:
+    """Address of a real Neo4j 5, one per test process; its login is in the environment while tests run.
+
+    Tests that use it may empty its database. A server that cannot be had is an error, never a skip.
+    """
+    with running_neo4j() as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        yield server.address
 
 
 def empty_store(kind: str, request: pytest.FixtureRequest) -> GraphStore:
-    """An open, empty store of a kind: memory, embedded."""
+    """An open, empty store of a kind: memory, embedded or neo4j."""
     if kind == "memory":
         return open_store("memory:")
-    folder: Path = request.getfixturevalue("tmp_path")
-    return open_store(f"file:{folder / 'graph'}")
+    if kind == "embedded":
+        folder: Path = request.getfixturevalue("tmp_path")
+        return open_store(f"file:{folder / 'graph'}")
+    store = open_store(request.getfixturevalue("neo4j_address"))
+    store.clear()
+    return store
 
 
 @pytest.fixture(params=("memory", *CYPHER_STORES))

@@ -36,7 +36,6 @@ _HOLDS_ROWS: Final = 5_000
 # kglite refuses a query that materialises more than 10 million rows; start nodes are asked for in groups.
 _MATCH_STARTS: Final = 500
 _FILE: Final = "graph.kgl"
-_MARK_KEY: Final = "firstshelf"
 
 
 class EmbeddedStore:
@@ -60,7 +59,7 @@ class EmbeddedStore:
         self._changed = False
         self._open_graph: Any = _open(address)
         if not self._read("SHOW CONSTRAINTS", {}):
-            for label in (*schema.LABELS, cypher.MARK_LABEL):
+            for label in schema.LABELS:
                 self._write(cypher.unique_key(label), {})
 
     def write_nodes(self, label: str, nodes: pl.DataFrame, *, progress: Progress | None = None) -> WriteCount:
@@ -150,18 +149,22 @@ class EmbeddedStore:
 
     def get_mark(self) -> str | None:
         """See ``GraphStore.get_mark``."""
-        rows = self._read(cypher.get_mark(), {"key": _MARK_KEY})
+        rows = self._read(cypher.get_mark(), {})
         return rows[0]["found_mark"] if rows else None
 
     def set_mark(self, mark: str | None) -> None:
         """See ``GraphStore.set_mark``."""
-        self._write(cypher.set_mark(), {"key": _MARK_KEY, "mark": mark})
+        if mark is None:
+            self._write(cypher.delete_mark(), {})
+        else:
+            self._write(cypher.set_mark(), {"mark": mark})
 
     def clear(self) -> None:
         """See ``GraphStore.clear``."""
         with self._lock:
-            for label in (*schema.LABELS, cypher.MARK_LABEL):
+            for label in schema.LABELS:
                 self._write(cypher.delete_all_nodes(label), {})
+            self._write(cypher.delete_mark(), {})
 
     def close(self) -> None:
         """See ``GraphStore.close``."""

@@ -76,9 +76,10 @@ def read_frame(rows: Mapping[str, Sequence[Any]], columns: Mapping[str, type[pl.
     return frame.sort([name for name in ("key", "head", "tail") if name in columns])
 
 
-def batches(frame: pl.DataFrame, size: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a frame as dictionaries, ``size`` at a time."""
-    for part in frame.iter_slices(size):
+def batches(frame: pl.DataFrame, n_rows: int, n_bytes: int = 8 << 20) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a frame as dictionaries, at most ``n_rows`` and about ``n_bytes`` at a time, at least one row."""
+    row_bytes = max(1, int(frame.estimated_size()) // max(1, len(frame)))
+    for part in frame.iter_slices(max(1, min(n_rows, n_bytes // row_bytes))):
         yield part.to_dicts()
 
 
