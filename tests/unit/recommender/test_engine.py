@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -16,51 +13,6 @@ from kg.errors import SourceError, UnknownItemError, UnknownUserError, Workspace
 from kg.store import GraphStore
 from recommender import Engine
 from recommender.engine import current_graph, histories
-
-
-@dataclass
-class Ranking:
-    item_nums: np.ndarray
-    scores: np.ndarray
-
-
-class AlphabeticalRanker:
-    """Scores items by their order: the first cold item is the best."""
-
-    fingerprint = "alphabet"
-
-    def __init__(self, graph: KnowledgeGraph) -> None:
-        self.item_ids = graph.items.keys
-        self.text_vectors = np.eye(len(self.item_ids), 32, dtype=np.float32)
-        self._cold = graph.n_events == 0
-
-    def add(self, graph: KnowledgeGraph, item_nums: np.ndarray) -> None:
-        new = [graph.items.keys[num] for num in item_nums if num >= len(self.item_ids)]
-        self.item_ids = (*self.item_ids, *new)
-        vectors = np.zeros((len(new), 32), dtype=np.float32)
-        vectors[:, 0] = 1
-        self.text_vectors = np.concatenate([self.text_vectors, vectors])
-        self._cold = np.concatenate([self._cold, np.ones(len(new), dtype=bool)])
-
-    def rank(self, histories: Sequence[np.ndarray], *, k: int, pool: str) -> Ranking:
-        nums = np.full((len(histories), k), -1)
-        for row, history in enumerate(histories):
-            allowed = [n for n in range(len(self.item_ids)) if n not in history and (pool == "all" or self._cold[n])]
-            nums[row, : len(allowed[:k])] = allowed[:k]
-        return Ranking(nums, np.tile(1.0 / (1 + np.arange(k)), (len(histories), 1)))
-
-    def audience(self, item_num: int, histories: Sequence[np.ndarray]) -> np.ndarray:
-        return np.array([float(len(history)) for history in histories])
-
-    def similar(self, item_num: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        nums = np.array([n for n in range(len(self.item_ids)) if n != item_num][:k])
-        return nums, np.ones(len(nums))
-
-
-@pytest.fixture
-def engine(tmp_path: Path, store: GraphStore, graph: KnowledgeGraph) -> Engine:
-    workspace = Workspace.create(tmp_path / "w", store="memory:")
-    return Engine(workspace, store, graph, AlphabeticalRanker(graph))  # type: ignore[arg-type]
 
 
 def test_own_items_never_show_and_every_slot_is_typed(engine: Engine) -> None:
@@ -125,7 +77,12 @@ def test_similar_says_which_neighbours_are_new(engine: Engine) -> None:
 
 
 def launched(engine: Engine, **fields: Any) -> Any:
-    item = {"item_id": "super-epoxy", "title": "Super Epoxy", "brand": "Gorilla", "category_path": ["Tools", "Adhesives"]}
+    item = {
+        "item_id": "super-epoxy",
+        "title": "Super Epoxy",
+        "brand": "Gorilla",
+        "category_path": ["Tools", "Adhesives"],
+    }
     return engine.launch({**item, **fields})
 
 

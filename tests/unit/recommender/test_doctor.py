@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from kg import Workspace, schema
+from kg.store import GraphStore
+from recommender.doctor import examine
+from tests.unit.recommender.conftest import write_shop
+
+
+def checks(path: Path) -> dict[str, tuple[bool, str]]:
+    return {check.name: (check.ok, check.detail) for check in examine(path).checks}
+
+
+def shop(tmp_path: Path) -> tuple[Workspace, GraphStore]:
+    workspace = Workspace.create(tmp_path / "w")
+    store = workspace.open_store()
+    write_shop(store)
+    return workspace, store
+
+
+def test_a_loaded_but_untrained_workspace_lacks_only_the_model(tmp_path: Path) -> None:
+    workspace, store = shop(tmp_path)
+    store.close()
+    report = examine(workspace.path)
+    assert [check.name for check in report.checks if not check.ok] == ["model"]
+    assert not report.ok
+    found = checks(workspace.path)
+    assert found["MADE_BY"] == (True, "4 edges")
+    assert found["new products"] == (True, "4 of 7 products have no interaction yet")
+    assert "firstshelf train" in found["model"][1]
+
+
+def test_a_leak_and_an_unfinished_load_are_named(tmp_path: Path) -> None:
+    workspace, store = shop(tmp_path)
+    leak = pl.DataFrame({"head": ["saw"], "tail": ["glue"], "source": ["behaviour"]})
+    store.write_edges(schema.BOUGHT_WITH, leak)
+    store.set_mark(None)
+    store.close()
+    found = checks(workspace.path)
+    assert found["new products"][0] is False
+    assert "1 BOUGHT_WITH" in found["new products"][1]
+    assert found["load"][0] is False
+
+
+def test_no_workspace_is_an_answer_not_an_exception(tmp_path: Path) -> None:
+    report = examine(tmp_path / "nothing")
+    assert not report.ok
+    assert report.checks[-1].name == "workspace"
+    assert report.to_json()["ok"] is False
