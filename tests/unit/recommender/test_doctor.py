@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+from tiny_shop import write_shop
 
 from kg import Workspace, schema
 from kg.store import GraphStore
 from recommender.doctor import examine
-from tests.unit.recommender.conftest import write_shop
 
 
 def checks(path: Path) -> dict[str, tuple[bool, str]]:

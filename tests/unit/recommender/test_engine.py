@@ -1,4 +1,4 @@
-"""The engine's wiring, with a ranker whose answers are known by hand; the trained one is tested in tests/integration."""
+"""The engine's wiring, with a ranker whose answers are known by hand; tests/integration has the trained one."""
 
 from __future__ import annotations
 
