@@ -6,7 +6,7 @@ Every ranking metric comes as one number a user, so that differences can be pair
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,6 +18,40 @@ if TYPE_CHECKING:
 
 KS: Final = (10, 20, 50)
 METRICS: Final = ("recall", "ndcg", "hit", "mrr")
+
+
+def top_k(
+    scores: NDArray[np.floating[Any]],
+    k: int,
+    rng: np.random.Generator,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """Columns of the k greatest scores of each row, best first; equal scores come in random order.
+
+    Scores within 1e-6 of the row's greatest absolute score count as equal, since products of matrices give equal rows
+    results that differ in the last digits.
+
+    Args:
+        scores: finite. Shape (B, I).
+        k: list length.
+        rng: breaks the ties.
+        allowed: what may be shown; ``None`` means everything. Shape (B, I).
+
+    Returns:
+        Shape (B, k), -1 where a row has fewer allowed columns.
+    """
+    k_there = min(k, scores.shape[1])
+    scale = np.maximum(np.abs(scores).max(axis=1, keepdims=True, initial=0.0), 1e-30)
+    order = np.round(scores / scale, 6) + rng.random(scores.shape) * 5e-7
+    if allowed is not None:
+        order[~allowed] = -np.inf
+    best = np.argpartition(-order, k_there - 1, axis=1)[:, :k_there] if k_there else np.empty((len(scores), 0), int)
+    values = np.take_along_axis(order, best, axis=1)
+    by_score = np.argsort(-values, axis=1)
+    best = np.take_along_axis(best, by_score, axis=1)
+    best = np.where(np.isneginf(np.take_along_axis(values, by_score, axis=1)), -1, best)
+    return np.pad(best, ((0, 0), (0, k - k_there)), constant_values=-1).astype(np.int64)
 
 
 def hits(recommended: NDArray[np.int64], relevant: sparse.csr_array) -> NDArray[np.bool_]:

@@ -126,6 +126,28 @@ def test_explicit_zeros_and_doubled_entries_do_not_count():
     assert got["ndcg@2"][0] == pytest.approx(1)
 
 
+def test_top_k_sorts_like_a_full_sort():
+    scores = np.random.default_rng(0).normal(size=(7, 100))
+    got = metrics.top_k(scores, 10, np.random.default_rng(0))
+    np.testing.assert_array_equal(got, np.argsort(-scores, axis=1)[:, :10])
+
+
+def test_top_k_breaks_ties_evenly_and_by_seed():
+    scores = np.zeros((4000, 4), dtype=np.float32)
+    scores[:, 3] = 1e-9  # noise of a matrix product is a tie too, where the row has a real score
+    scores = np.hstack([scores, np.ones((4000, 1), dtype=np.float32)])
+    got = metrics.top_k(scores, 2, np.random.default_rng(0))
+    assert (got[:, 0] == 4).all()
+    assert np.bincount(got[:, 1], minlength=4).min() > 850
+    np.testing.assert_array_equal(got, metrics.top_k(scores, 2, np.random.default_rng(0)))
+
+
+def test_top_k_shows_only_what_is_allowed_and_pads():
+    scores = np.array([[3.0, 2.0, 1.0]])
+    allowed = np.array([[False, True, True]])
+    assert metrics.top_k(scores, 5, np.random.default_rng(0), allowed=allowed).tolist() == [[1, 2, -1, -1, -1]]
+
+
 def test_what_the_lists_look_like():
     recommended = np.array([[0, 1], [0, 2], [0, -1]])
     pool = np.array([True, True, True, True, False])
