@@ -358,7 +358,7 @@ class _Renamer:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         renamed = {name: row[column] for name, column in self.source_of.items() if column in row}
         for name, value in self.constants.items():
-            if renamed.get(name) in {None, ""}:
+            if renamed.get(name) in (None, ""):
                 renamed[name] = value
         if self.attributes:
             renamed["attributes"] = self._attributes(row)

@@ -127,6 +127,8 @@ def _timestamp_of_text(text: str) -> int | None:
 def clean_id(value: Any) -> str:
     """An id as text: 1001 and 1001.0 are ``"1001"``; outer whitespace goes, nothing else is changed."""
     if type(value) is not str:
+        if type(value) is int and abs(value) < 2**63:  # the usual case, ahead of the slow ones
+            return str(value)
         if value is None or value != value:
             value = ""
         elif _is_whole(value):

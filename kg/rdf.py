@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from kg.errors import SourceError
@@ -86,11 +88,16 @@ def read_rdf(data: bytes, ending: str, *, where: str) -> RdfContent:
     if ending == "jsonld":
         text = _local_contexts(text, where)
     graph = Graph(bind_namespaces="none")
+    # rdflib prints a traceback for each value that its datatype does not allow; the validation of rows reports them.
+    log = logging.getLogger("rdflib.term")
+    was_disabled, log.disabled = log.disabled, True
     try:
         graph.parse(data=text, format=_FORMAT[ending])
     except Exception as error:  # rdflib's parsers raise whatever they stumble over
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SourceError(f"{where!r} is not valid {_FORMAT[ending]}: {first_line[:300]}") from error
+    finally:
+        log.disabled = was_disabled
     concepts = _concepts(graph)
     return RdfContent(concepts, _products(graph, {concept.iri: concept for concept in concepts}))
 
@@ -183,7 +190,7 @@ def _products(graph: Graph, concepts: dict[str, Concept]) -> list[dict[str, Any]
 
     reader = _SchemaOrg(graph)
     subjects = {s for kind in reader.terms("Product") for s in graph.subjects(RDF.type, kind)}
-    return [_product(reader, subject, concepts) for subject in sorted(subjects, key=str)]
+    return [_product(reader, subject, concepts) for subject in sorted(subjects, key=reader.order)]
 
 
 class _SchemaOrg:
@@ -202,8 +209,17 @@ class _SchemaOrg:
         for name in names:
             values = [value for term in self.terms(name) for value in self.graph.objects(subject, term)]
             if values:
-                return sorted(values, key=lambda value: (getattr(value, "language", None) != "en", str(value)))
+                return sorted(values, key=self.order)
         return []
+
+    def order(self, node: Node) -> tuple[bool, str]:
+        """Sorts English first, then by text; a blank node by what it says, for its own name changes at each parse."""
+        from rdflib import BNode
+
+        if not isinstance(node, BNode):
+            return getattr(node, "language", None) != "en", str(node)
+        said = sorted(f"{predicate} {_text(value)}" for predicate, value in self.graph.predicate_objects(node))
+        return True, "\n".join(said)
 
     def first(self, subject: Node, *names: str) -> Any:
         """The first value as Python sees it: a number, a text or an IRI; of a node its ``name``, else its ``url``."""
@@ -216,9 +232,17 @@ class _SchemaOrg:
 
         if isinstance(value, Literal):
             number = value.value
+            if isinstance(number, Decimal):
+                return float(number)
             return number if isinstance(number, bool | int | float) else str(value)
         named = self.first(value, "name", "url", "value") if (value, None, None) in self.graph else None
         return named if named is not None else None if isinstance(value, BNode) else str(value)
+
+
+def _text(node: Node) -> str:
+    from rdflib import BNode
+
+    return "" if isinstance(node, BNode) else str(node)
 
 
 def _product(reader: _SchemaOrg, subject: Node, concepts: dict[str, Concept]) -> dict[str, Any]:
