@@ -13,14 +13,23 @@ import hashlib
 import io
 import json
 import random
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import polars as pl
+from pydantic_core import PydanticCustomError
 
+from ingest.rows import parse_timestamp
+from ingest.together import bought_with
+from kg import schema
 from kg.errors import SourceError
+from kg.snapshot import Facts, KnowledgeGraph
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
 
 ProtocolName = Literal["items", "time"]
 HIDDEN_SHARE: Final = 0.2
@@ -50,6 +59,147 @@ class Truth:
     n_cold_items: int
     n_test_users: int
     data_hash: str
+
+
+@dataclass(frozen=True, eq=False)
+class GraphSplit:
+    """A graph to train on, and the hidden pairs as a matrix over the same vocabularies.
+
+    ``hidden`` is 1 where a user with a training event interacted with the item out of sight. Shape (U, I).
+    """
+
+    graph: KnowledgeGraph
+    hidden: sparse.csr_array
+
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """Items without a training event. Shape (I,)."""
+        return np.asarray(self.graph.n_events == 0)
+
+
+def split_graph(graph: KnowledgeGraph, *, seed: int, warm_share: float = 0.0) -> GraphSplit:
+    """Hide a fifth of the sold items, as ``split_shop`` does, and a share of the remaining pairs.
+
+    Keys stay as they are: a model sees row numbers, and rows come sorted by key in every graph. BOUGHT_WITH is counted
+    anew from what stays, SIMILAR_TO (which a trained encoder wrote) is taken out.
+
+    Raises:
+        SourceError: nothing left on one side.
+    """
+    facts = graph.facts[schema.INTERACTED]
+    sold = sorted({graph.items.keys[num] for num in np.unique(facts.tails)})
+    random.Random(seed).shuffle(sold)  # noqa: S311
+    cold = np.zeros(len(graph.items), dtype=bool)
+    cold[graph.items.nums(sold[: int(len(sold) * HIDDEN_SHARE)])] = True
+    stays = ~cold[facts.tails]
+    rows = np.flatnonzero(stays)
+    random.Random(f"{seed} warm pairs").shuffle(order := rows.tolist())  # noqa: S311
+    of_user = np.bincount(facts.heads[rows], minlength=len(graph.users))
+    of_item = np.bincount(facts.tails[rows], minlength=len(graph.items))
+    wanted = int(len(rows) * warm_share)
+    for row in order:
+        if not wanted:
+            break
+        user, item = facts.heads[row], facts.tails[row]
+        if of_user[user] > 1 and of_item[item] > 1:
+            stays[row] = False
+            of_user[user] -= 1
+            of_item[item] -= 1
+            wanted -= 1
+    return _graph_split(graph, facts.select(stays), facts.select(~stays), f"items {seed} {warm_share}")
+
+
+def cut_graph(graph: KnowledgeGraph, known: KnowledgeGraph, cut: int) -> GraphSplit:
+    """Hide everything from a time on.
+
+    Args:
+        graph: the whole graph, ``snapshot(store, until=None)``.
+        known: the same as it was known just before the cut, ``snapshot(store, until=cut - 1)``.
+        cut: epoch seconds UTC. An ``available_from`` at or after it is taken out, as ``split_shop`` does.
+
+    Raises:
+        SourceError: the events have no clock, or nothing is left on one side.
+    """
+    events, before = graph.facts[schema.INTERACTED], known.facts[schema.INTERACTED]
+    if not (events.at >= 0).any():
+        raise SourceError("a time split needs a 'timestamp' in the events; use protocol 'items' without")
+    late = pl.col("available_from") >= cut
+    products = graph.products.with_columns(pl.when(~late).then(pl.col("available_from")))
+    train = Facts(
+        graph.users.nums([known.users.keys[num] for num in before.heads]),
+        graph.items.nums([known.items.keys[num] for num in before.tails]),
+        before.weights,
+        before.at,
+        before.order,
+    )
+    rest = events.select(events.at >= cut)
+    if len(train) and train.at.max() >= cut:
+        raise AssertionError(f"the split leaks: {int((train.at >= cut).sum())} training events at or after the cut")
+    return _graph_split(replace(graph, products=products), train, rest, f"time {cut}")
+
+
+def default_cut(graph: KnowledgeGraph) -> int:
+    """The time from which on a fifth of the sold items was first sold; epoch seconds UTC.
+
+    Raises:
+        SourceError: the events have no clock.
+    """
+    facts = graph.facts[schema.INTERACTED]
+    first = np.full(len(graph.items), np.iinfo(np.int64).max)
+    np.minimum.at(first, facts.tails[facts.at >= 0], facts.at[facts.at >= 0])
+    first = first[first < np.iinfo(np.int64).max]
+    if not len(first):
+        raise SourceError("a time split needs a 'timestamp' in the events; use protocol 'items' without")
+    return int(np.quantile(first, 1 - HIDDEN_SHARE, method="higher"))
+
+
+def _graph_split(graph: KnowledgeGraph, train: Facts, rest: Facts, name: str) -> GraphSplit:
+    from scipy import sparse
+
+    shape = (len(graph.users), len(graph.items))
+    in_training = np.zeros(shape[0], dtype=bool)
+    in_training[train.heads] = True
+    taken = np.sort(train.heads * shape[1] + train.tails)
+    rest = rest.select(in_training[rest.heads])
+    rest = rest.select(~np.isin(rest.heads * shape[1] + rest.tails, taken))
+    if not len(train) or not len(rest):
+        raise SourceError(
+            f"the split leaves {len(train)} training events and {len(rest)} hidden pairs; both need at least one"
+        )
+    nothing = np.empty(0, dtype=np.int64)
+    empty = Facts(nothing, nothing, nothing.astype(np.float32), nothing, nothing)
+    facts = {**graph.facts, schema.INTERACTED: train, schema.SIMILAR_TO: empty}
+    facts[schema.BOUGHT_WITH] = _bought_with(graph, train)
+    digest = hashlib.sha256(f"{graph.content_hash} {name}".encode()).hexdigest()[:16]
+    trained_on = replace(graph, facts=facts, content_hash=digest)
+    hidden = sparse.csr_array((np.ones(len(rest), dtype=np.float32), (rest.heads, rest.tails)), shape=shape)
+    split = GraphSplit(trained_on, hidden)
+    touched = np.unique(hidden.indices[split.cold[hidden.indices]])
+    together = facts[schema.BOUGHT_WITH]
+    if trained_on.interactions.multiply(hidden).nnz or np.isin(touched, [*together.heads, *together.tails]).any():
+        raise AssertionError("the split leaks: a hidden pair is in training, or a cold item has a behavioural edge")
+    return split
+
+
+def _bought_with(graph: KnowledgeGraph, train: Facts) -> Facts:
+    at = pl.Series(train.at)
+    interactions = pl.DataFrame(
+        {
+            "head": [graph.users.keys[num] for num in train.heads],
+            "tail": [graph.items.keys[num] for num in train.tails],
+            "at": at.set(at < 0, None),
+            "last_at": at.set(at < 0, None),
+            "position": train.order,
+        }
+    )
+    edges = bought_with(interactions).edges[schema.BOUGHT_WITH]
+    return Facts(
+        graph.items.nums(edges["head"].to_list()),
+        graph.items.nums(edges["tail"].to_list()),
+        edges["lift"].cast(pl.Float32).to_numpy(),
+        edges["at"].fill_null(-1).to_numpy(),
+        np.zeros(len(edges), dtype=np.int64),
+    )
 
 
 def read_shop(folder: str | Path) -> Shop:
@@ -188,23 +338,18 @@ def read_truth(out_folder: str | Path) -> Truth:
 
 
 def parse_time(value: object) -> int:
-    """Epoch seconds UTC of an ISO date or datetime, a datetime, or epoch seconds. Times without a zone are UTC.
+    """Epoch seconds UTC of a clock time in any form that ``ingest`` takes.
 
     Raises:
-        SourceError: none of these.
+        SourceError: it is none.
     """
-    if isinstance(value, int | float):
-        return int(value)
     try:
-        when = value if isinstance(value, date) else datetime.fromisoformat(str(value))
-    except ValueError:
-        text = str(value)
-        if text.removesuffix(".0").lstrip("-").isdigit():
-            return int(float(text))
-        raise SourceError(f"{value!r} is no time; give an ISO date such as 2011-06-01, or epoch seconds") from None
-    if not isinstance(when, datetime):
-        when = datetime(when.year, when.month, when.day, tzinfo=UTC)
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+        at = parse_timestamp(value)
+    except PydanticCustomError:
+        at = None
+    if at is None:
+        raise SourceError(f"{value!r} is no time; give an ISO date such as 2011-06-01, or epoch seconds")
+    return at
 
 
 def _check(train: pl.DataFrame, hidden: pl.DataFrame, rest: pl.DataFrame, cut: int | None) -> None:
@@ -283,6 +428,4 @@ def _read_rows(file: Path) -> list[dict[str, Any]]:
 def _epoch_seconds(column: pl.Series) -> pl.Series:
     if column.dtype.is_temporal():
         return column.cast(pl.Datetime("us")).dt.epoch("s")
-    if column.dtype.is_numeric():
-        return column.cast(pl.Int64)
     return pl.Series("timestamp", [parse_time(value) for value in column.to_list()], dtype=pl.Int64)

@@ -10,6 +10,8 @@ from datetime import datetime
 import polars as pl
 import pytest
 
+from ingest.together import bought_with
+from kg import open_store, schema, snapshot
 from kg.errors import SourceError
 from recommender import splits
 
@@ -139,7 +141,7 @@ def test_every_form_of_a_folder_is_read(form, tmp_path):
 
 
 def test_times():
-    assert splits.parse_time("2011-06-01") == splits.parse_time(datetime(2011, 6, 1)) == 1306886400
+    assert splits.parse_time("2011-06-01") == splits.parse_time(datetime(2011, 6, 1)) == 1306886400  # UTC
     assert splits.parse_time("2011-06-01T02:00:00+02:00") == splits.parse_time("1306886400") == 1306886400
     with pytest.raises(SourceError, match="no time"):
         splits.parse_time("soon")
@@ -170,3 +172,81 @@ def test_a_folder_that_can_not_be_split_says_why(tmp_path):
     (tmp_path / "more.ttl").write_text("")
     with pytest.raises(SourceError, match="RDF"):
         splits.read_shop(tmp_path)
+
+
+@pytest.fixture
+def store(shop):
+    """The shop's interactions and BOUGHT_WITH edges in a graph, with SIMILAR_TO edges of some earlier training."""
+    store = open_store("memory:")
+    items = pl.DataFrame({"key": [item["item_id"] for item in shop.items], "name": [i["title"] for i in shop.items]})
+    launched = 1_000_000 + 1000 * pl.int_range(pl.len())
+    store.write_nodes(schema.PRODUCT, items.with_columns(available_from=launched))
+    events = shop.events.filter(pl.col("item_id") != "unknown")
+    store.write_nodes(schema.CUSTOMER, events.select(key="user_id").unique())
+    bought = events.select(
+        head="user_id",
+        tail="item_id",
+        at="timestamp",
+        last_at="timestamp",
+        position=pl.col("position"),
+        weight=pl.lit(1.0),
+        source=pl.lit("behaviour"),
+    )
+    store.write_edges(schema.INTERACTED, bought)
+    store.write_edges(schema.BOUGHT_WITH, bought_with(bought).edges[schema.BOUGHT_WITH])
+    similar = pl.DataFrame({"head": ["p01"], "tail": ["p02"], "score": [0.5], "source": ["text"]})
+    store.write_edges(schema.SIMILAR_TO, similar)
+    return store
+
+
+def pairs(split):
+    rows, columns = split.hidden.nonzero()
+    graph = split.graph
+    return {(graph.users.keys[u], graph.items.keys[i]) for u, i in zip(rows, columns, strict=True)}
+
+
+def test_a_graph_is_split_as_its_folder_is(shop, store, tmp_path):
+    split = splits.split_graph(snapshot(store, until=None), seed=3)
+    truth = splits.split_shop(shop, tmp_path, seed=3)
+    assert pairs(split) == set(original(tmp_path, truth.hidden).select("user_id", "item_id").rows())
+    assert split.cold.sum() == truth.n_cold_items
+    assert split.hidden.shape == (30, 41)
+    for relation in schema.BEHAVIOURAL:
+        facts = split.graph.facts[relation]
+        ends = [facts.tails] if relation == schema.INTERACTED else [facts.heads, facts.tails]
+        assert len(facts)
+        assert not any(split.cold[end].any() for end in ends)
+    assert not len(split.graph.facts[schema.SIMILAR_TO])
+
+
+def test_warm_pairs_of_a_graph_count_in_nothing_that_is_trained_on(store):
+    graph = snapshot(store, until=None)
+    split = splits.split_graph(graph, seed=0, warm_share=0.3)
+    n_warm = split.hidden[:, ~split.cold].nnz
+    n_left = split.graph.interactions.nnz
+    assert n_warm == int(0.3 * (n_warm + n_left))
+    assert split.cold.sum() == 9
+    # BOUGHT_WITH must be what a count over the training pairs alone gives
+    together = split.graph.facts[schema.BOUGHT_WITH]
+    taken = split.graph.interactions.toarray()
+    for head, tail, lift in zip(together.heads, together.tails, together.weights, strict=True):
+        both = (taken[:, head] * taken[:, tail]).sum()
+        assert lift == pytest.approx(both / (taken[:, head].sum() * taken[:, tail].sum()) ** 0.5, abs=1e-5)
+
+
+def test_a_graph_is_cut_as_its_folder_is(shop, store, tmp_path):
+    cut = 1_030_000
+    split = splits.cut_graph(snapshot(store, until=None), snapshot(store, until=cut - 1), cut)
+    truth = splits.split_shop(shop, tmp_path, seed=0, protocol="time", cut=cut)
+    assert pairs(split) == set(original(tmp_path, truth.hidden).select("user_id", "item_id").rows())
+    assert split.graph.facts[schema.INTERACTED].at.max() < cut
+    assert split.graph.products["available_from"].max() < cut
+    assert len(split.graph.items) == 41
+    assert not split.cold[split.graph.facts[schema.BOUGHT_WITH].tails].any()
+
+
+def test_the_default_cut_leaves_a_fifth_of_the_items_to_come(store):
+    graph = snapshot(store, until=None)
+    cut = splits.default_cut(graph)
+    split = splits.cut_graph(graph, snapshot(store, until=cut - 1), cut)
+    assert split.cold.sum() == 8 + 1  # a fifth of 40, and the one never sold
