@@ -1,4 +1,4 @@
-"""Every Cypher text of firstshelf: writes, reads, deletes, metapath queries and the check of walks.
+"""Every Cypher text of firstshelf: writes, reads, deletes, metapath queries and the check of edges.
 
 The texts keep to the subset that means the same on Neo4j 5 and on the embedded store: labels everywhere, fixed hops,
 named relationships, explicit inequality instead of trail semantics, scalars returned under aliases. Values are always
@@ -98,12 +98,7 @@ def delete_nodes(label: str) -> str:
 
 def delete_edges(relation: Relation) -> str:
     """Edges with the ends of $rows (``head``, ``tail``)."""
-    return (
-        "UNWIND $rows AS row\n"
-        f"MATCH (head:{_q(relation.head_label)} {{key: row.head}})"
-        f"-[edge:{_q(relation.type)}]->(tail:{_q(relation.tail_label)} {{key: row.tail}})\n"
-        "DELETE edge"
-    )
+    return f"UNWIND $rows AS row\n{_bound_edge(relation)}\nDELETE edge"
 
 
 def delete_some_edges(relation: Relation) -> str:
@@ -141,6 +136,14 @@ def read_edges(relation: Relation, properties: Sequence[str]) -> str:
     return f"{_edge_pattern(relation)}\nRETURN head.key AS head_key, tail.key AS tail_key{values}"
 
 
+def edge_sources(relation: Relation) -> str:
+    """Those edges of $rows (``head``, ``tail``) that exist: ``head_key``, ``tail_key``, ``edge_source``."""
+    return (
+        f"UNWIND $rows AS row\n{_bound_edge(relation)}\n"
+        "RETURN row.head AS head_key, row.tail AS tail_key, edge.source AS edge_source"
+    )
+
+
 def any_node(label: str) -> str:
     """One row where the label has a node, none where it is empty."""
     return f"MATCH (n:{_q(label)})\nRETURN n.key AS found_key LIMIT 1"
@@ -163,6 +166,13 @@ def count_edges(relation: Relation) -> str:
 
 def _edge_pattern(relation: Relation) -> str:
     return f"MATCH (head:{_q(relation.head_label)})-[edge:{_q(relation.type)}]->(tail:{_q(relation.tail_label)})"
+
+
+def _bound_edge(relation: Relation) -> str:
+    return (
+        f"MATCH (head:{_q(relation.head_label)} {{key: row.head}})"
+        f"-[edge:{_q(relation.type)}]->(tail:{_q(relation.tail_label)} {{key: row.tail}})"
+    )
 
 
 # The mark of the last finished load.
@@ -215,6 +225,7 @@ def explain_query(metapath: Metapath) -> str:
     """
     names = _names(metapath)
     ends = {names[0]: " {key: $start}", names[-1]: " {key: $end}"}
+    differences = _differences(metapath, names)
     columns = [f"{names[0]}.key AS {names[0]}_key"]
     for number, name in enumerate(names[1:], start=1):
         columns.append(f"step_{number}.source AS step_{number}_source")
@@ -222,37 +233,11 @@ def explain_query(metapath: Metapath) -> str:
     return "\n".join(
         (
             f"MATCH {_walk(metapath, names, lambda name: ends.get(name, ''))}",
-            *_where_if(_differences(metapath, names)),
+            *([_where(differences)] if differences else []),
             f"RETURN {_listed(columns)}",
             f"ORDER BY {', '.join(f'{name}_key' for name in names)}",
         )
     )
-
-
-def holds_query(metapath: Metapath) -> str:
-    """The walks of $rows that exist: ``row_num`` and the source of each edge as ``source_1``, ``source_2``, …
-
-    A row is a map of ``num`` and the keys of the nodes, ``key_0``, ``key_1``, … Every node is bound by label and key.
-    """
-    names = _names(metapath)
-    bound = {name: f" {{key: row.key_{number}}}" for number, name in enumerate(names)}
-    sources = [f"step_{number}.source AS source_{number}" for number in range(1, len(names))]
-    return "\n".join(
-        (
-            "UNWIND $rows AS row",
-            f"MATCH {_walk(metapath, names, bound.__getitem__)}",
-            *_where_if(_differences(metapath, names)),
-            f"RETURN {_listed(['row.num AS row_num', *sources])}",
-        )
-    )
-
-
-def holds_rows(walks: Sequence[Sequence[str]], first_num: int) -> list[dict[str, Any]]:
-    """The $rows of ``holds_query`` for walks that are numbered from ``first_num`` on."""
-    return [
-        {"num": num, **{f"key_{number}": key for number, key in enumerate(walk)}}
-        for num, walk in enumerate(walks, start=first_num)
-    ]
 
 
 def browser_parameters(parameters: Mapping[str, Any]) -> str:
@@ -292,10 +277,6 @@ def _differences(metapath: Metapath, names: Sequence[str]) -> list[str]:
 
 def _where(conditions: Sequence[str]) -> str:
     return "WHERE " + "\n  AND ".join(conditions)
-
-
-def _where_if(conditions: Sequence[str]) -> list[str]:
-    return [_where(conditions)] if conditions else []
 
 
 def _listed(columns: Sequence[str]) -> str:

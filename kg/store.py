@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from kg.errors import StoreError
 from kg.paths import Metapath
@@ -41,7 +41,11 @@ class GraphStore(Protocol):
         """The address as given to ``open_store``, without credentials."""
 
     def write_nodes(self, label: str, nodes: pl.DataFrame, *, progress: Progress | None = None) -> WriteCount:
-        """Upsert by ``key`` (column ``key``, other columns are properties of the schema). A null removes a property."""
+        """Upsert by ``key`` (column ``key``, other columns are properties of the schema). A null removes a property.
+
+        Properties without a column stay as they are. Rows count as written in order: of two with one key the last
+        wins. A column outside the schema raises ``ValueError``; a missing key or a NaN ``StoreError``.
+        """
 
     def write_edges(self, relation: Relation, edges: pl.DataFrame, *, progress: Progress | None = None) -> WriteCount:
         """Upsert by (``head``, ``tail``). An edge whose end does not exist raises ``StoreError``; none is made up."""
@@ -61,11 +65,14 @@ class GraphStore(Protocol):
     def match(self, metapath: Metapath, starts: Sequence[str], ends: Sequence[str]) -> list[tuple[str, ...]]:
         """Node keys of every walk of the metapath between the given starts and ends, sorted, without duplicates.
 
-        Within a walk all products differ from each other, and so do all categories.
+        No node comes twice in a walk: all its products differ from each other, and so do all categories.
         """
 
     def holds(self, metapath: Metapath, walks: Sequence[Sequence[str]]) -> list[tuple[str, ...] | None]:
-        """For each walk (node keys): the ``source`` of each of its edges where every edge exists, else ``None``."""
+        """For each walk (node keys): the ``source`` of each of its edges where every edge exists, else ``None``.
+
+        A walk that visits a node twice is ``None`` too. One with another number of nodes raises ``ValueError``.
+        """
 
     def run(self, cypher: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Run a reading Cypher query. Raises ``StoreError`` where ``speaks_cypher`` is false."""
@@ -83,6 +90,30 @@ class GraphStore(Protocol):
         """Flush and release. Using a closed store raises ``StoreError``."""
 
 
+_NEO4J_KINDS: Final = ("neo4j", "neo4j+s", "neo4j+ssc", "bolt", "bolt+s", "bolt+ssc")
+
+
+def check_address(address: str) -> str:
+    """The kind of store that an address names ("memory", "file", "neo4j", …), before anything is opened or kept.
+
+    Raises:
+        StoreError: unknown kind, or credentials in the address (which would end in files and messages).
+    """
+    kind, _, rest = address.partition(":")
+    host = rest.removeprefix("//").partition("/")[0]
+    if rest.startswith("//") and "@" in host:
+        raise StoreError(
+            f"store address {kind + '://…@' + host.rpartition('@')[2]!r} holds a login; leave it out of the address "
+            "and set NEO4J_USERNAME and NEO4J_PASSWORD"
+        )
+    if kind not in ("memory", "file", *_NEO4J_KINDS):
+        raise StoreError(
+            f"store address {address!r} is of no known kind; "
+            "expected 'memory:', 'file:PATH', 'neo4j://HOST:PORT' or 'bolt://HOST:PORT'"
+        )
+    return kind
+
+
 def open_store(address: str) -> GraphStore:
     """Open the store that an address names: ``memory:``, ``file:PATH`` (embedded), ``neo4j://…`` or ``bolt://…``.
 
@@ -92,23 +123,19 @@ def open_store(address: str) -> GraphStore:
         StoreError: unknown kind of address, missing extra, server down, login refused, wrong version, file held by
             another process.
     """
-    kind = address.partition(":")[0].lower()
+    kind = check_address(address)
     if kind == "memory":
         from kg.stores.memory import MemoryStore
 
         return MemoryStore()
     if kind == "file":
-        from kg.stores.embedded import EmbeddedStore
+        from kg.stores.process import ProcessStore
 
-        return EmbeddedStore(address)
-    if kind in {"neo4j", "neo4j+s", "neo4j+ssc", "bolt", "bolt+s", "bolt+ssc"}:
-        try:
-            from kg.stores.neo4j import Neo4jStore
-        except ModuleNotFoundError as error:
-            raise StoreError(
-                f"store {address!r} needs the package {error.name!r}; install it with: pip install 'firstshelf[neo4j]'"
-            ) from error
-        return Neo4jStore(address)
-    raise StoreError(
-        f"store address {address!r} is of no known kind; expected 'memory:', 'file:PATH', 'neo4j://HOST:PORT' or 'bolt://HOST:PORT'"
-    )
+        return ProcessStore(address)
+    try:
+        from kg.stores.neo4j import Neo4jStore
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"store {address!r} needs the package {error.name!r}; install it with: pip install 'firstshelf[neo4j]'"
+        ) from error
+    return Neo4jStore(address)

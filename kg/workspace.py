@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kg.errors import WorkspaceError
+from kg.store import check_address
 
 if TYPE_CHECKING:
     from kg.store import GraphStore
@@ -34,7 +35,10 @@ class Workspace:
 
         Raises:
             WorkspaceError: the folder holds something else, a newer workspace, or one with another store.
+            StoreError: the address is of no known kind, or holds a login.
         """
+        if store is not None:
+            check_address(store)
         path = Path(path)
         if (path / _FILE).exists():
             workspace = cls.open(path)

@@ -15,6 +15,7 @@ from kg.paths import Metapath
 from kg.schema import Relation
 from kg.store import Progress, WriteCount
 from kg.stores import frames
+from kg.stores.walks import Pair, sources_of_walks
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,8 +32,7 @@ _WRONG_PASSES: Final = [
     "fuse_match_with_aggregate_top_k",
     "fuse_node_scan_aggregate",
 ]
-_WRITE_ROWS: Final = 10_000
-_HOLDS_ROWS: Final = 5_000
+_BATCH_ROWS: Final = 10_000
 # kglite refuses a query that materialises more than 10 million rows; start nodes are asked for in groups.
 _MATCH_STARTS: Final = 500
 _FILE: Final = "graph.kgl"
@@ -68,7 +68,7 @@ class EmbeddedStore:
         # MERGE alone: CREATE was no faster here (110,000 to 130,000 rows a second with either).
         text = cypher.merge_nodes(label, [name for name in checked.columns if name != "key"])
         added = 0
-        for rows in frames.batches(checked, _WRITE_ROWS):
+        for rows in frames.batches(checked, _BATCH_ROWS):
             added += self._write(text, {"rows": rows})["nodes_created"]
             if progress:
                 progress(len(rows))
@@ -83,7 +83,7 @@ class EmbeddedStore:
             heads = self._existing(relation.head_label, checked["head"])
             tails = self._existing(relation.tail_label, checked["tail"])
             frames.refuse_missing_ends(relation, checked, heads, tails)
-            for rows in frames.batches(checked, _WRITE_ROWS):
+            for rows in frames.batches(checked, _BATCH_ROWS):
                 added += self._write(text, {"rows": rows})["relationships_created"]
                 if progress:
                     progress(len(rows))
@@ -99,7 +99,7 @@ class EmbeddedStore:
         pairs = frames.checked_pairs(relation, edges)
         text = cypher.delete_edges(relation)
         return sum(
-            self._write(text, {"rows": rows})["relationships_deleted"] for rows in frames.batches(pairs, _WRITE_ROWS)
+            self._write(text, {"rows": rows})["relationships_deleted"] for rows in frames.batches(pairs, _BATCH_ROWS)
         )
 
     def nodes(self, label: str) -> pl.DataFrame:
@@ -128,15 +128,8 @@ class EmbeddedStore:
 
     def holds(self, metapath: Metapath, walks: Sequence[Sequence[str]]) -> list[tuple[str, ...] | None]:
         """See ``GraphStore.holds``."""
-        frames.checked_walks(len(metapath.labels), metapath.name, walks)
-        text = cypher.holds_query(metapath)
-        answer: list[tuple[str, ...] | None] = [None] * len(walks)
-        for first in range(0, len(walks), _HOLDS_ROWS):
-            rows = cypher.holds_rows(walks[first : first + _HOLDS_ROWS], first)
-            found = self._read_columns(text, {"rows": rows})
-            for num, *sources in zip(*found.values(), strict=True):
-                answer[num] = tuple(sources)
-        return answer
+        with self._lock:
+            return sources_of_walks(metapath, walks, self._edge_sources)
 
     def run(self, cypher: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """See ``GraphStore.run``; a query that writes raises ``StoreError``."""
@@ -189,6 +182,15 @@ class EmbeddedStore:
             "found_key"
         ]
         return found
+
+    def _edge_sources(self, relation: Relation, pairs: list[Pair]) -> dict[Pair, str]:
+        text = cypher.edge_sources(relation)
+        sources: dict[Pair, str] = {}
+        for first in range(0, len(pairs), _BATCH_ROWS):
+            rows = [{"head": head, "tail": tail} for head, tail in pairs[first : first + _BATCH_ROWS]]
+            found = self._read_columns(text, {"rows": rows})
+            sources |= zip(zip(found["head_key"], found["tail_key"], strict=True), found["edge_source"], strict=True)
+        return sources
 
     def _write(self, text: str, parameters: Mapping[str, Any]) -> dict[str, int]:
         self._changed = True

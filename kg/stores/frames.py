@@ -98,13 +98,6 @@ def refuse_missing_ends(
             )
 
 
-def checked_walks(n_nodes: int, name: str, walks: Sequence[Sequence[str]]) -> None:
-    """Raise ``ValueError`` where a walk has another number of nodes than its metapath."""
-    for walk in walks:
-        if len(walk) != n_nodes:
-            raise ValueError(f"walk {tuple(walk)!r} has {len(walk)} nodes; metapath {name!r} has {n_nodes}")
-
-
 def _typed(properties: Mapping[str, schema.PropertyType]) -> dict[str, type[pl.DataType]]:
     return {name: _DTYPES[kind] for name, kind in properties.items()}
 

@@ -124,7 +124,6 @@ class MemoryStore:
 
     def holds(self, metapath: Metapath, walks: Sequence[Sequence[str]]) -> list[tuple[str, ...] | None]:
         """See ``GraphStore.holds``."""
-        frames.checked_walks(len(metapath.labels), metapath.name, walks)
         with self._lock:
             return [self._sources(metapath, walk) for walk in walks]
 
@@ -173,6 +172,10 @@ class MemoryStore:
                 yield neighbour
 
     def _sources(self, metapath: Metapath, walk: Sequence[str]) -> tuple[str, ...] | None:
+        if len(walk) != len(metapath.labels):
+            raise ValueError(
+                f"walk {tuple(walk)!r} has {len(walk)} nodes; metapath {metapath.name!r} has {len(metapath.labels)}"
+            )
         nodes = list(zip(metapath.labels, walk, strict=True))
         if len(set(nodes)) < len(nodes):
             return None

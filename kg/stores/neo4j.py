@@ -18,6 +18,7 @@ from kg.paths import Metapath
 from kg.schema import Relation
 from kg.store import Progress, WriteCount
 from kg.stores import frames
+from kg.stores.walks import Pair, sources_of_walks
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,8 +31,8 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _RETRY_TIMEOUT_S: Final = 8.0
 
 
-# The driver logs every "no such relationship type yet" as a warning, which Python prints where logging is not set up; an
-# empty relation is nothing unusual here. Asking the server not to send them would need Neo4j 5.7.
+# The driver logs every "no such relationship type yet" as a warning, which Python prints where logging is not set up;
+# an empty relation is nothing unusual here. Asking the server not to send them would need Neo4j 5.7.
 logging.getLogger("neo4j.notifications").setLevel(logging.ERROR)
 
 
@@ -55,7 +56,7 @@ class Neo4jStore:
         self._database: Final = os.environ.get("NEO4J_DATABASE") or "neo4j"
         self._has_constraints = False
         self._open_driver: neo4j.Driver | None = None
-        with self._errors():
+        try:
             self._open_driver = neo4j.GraphDatabase.driver(
                 address,
                 auth=_login(),
@@ -64,6 +65,8 @@ class Neo4jStore:
                 max_transaction_retry_time=_RETRY_TIMEOUT_S,
                 keep_alive=True,
             )
+        except (exceptions.ConfigurationError, ValueError) as error:
+            raise StoreError(f"store address {address!r} is malformed ({error}); expected neo4j://HOST:7687") from error
         try:
             with self._session("READ") as session:
                 agent = session.run(cypher.ping()).consume().server.agent
@@ -151,14 +154,10 @@ class Neo4jStore:
 
     def holds(self, metapath: Metapath, walks: Sequence[Sequence[str]]) -> list[tuple[str, ...] | None]:
         """See ``GraphStore.holds``."""
-        frames.checked_walks(len(metapath.labels), metapath.name, walks)
-        text = cypher.holds_query(metapath)
-        answer: list[tuple[str, ...] | None] = [None] * len(walks)
-        for first in range(0, len(walks), _BATCH_ROWS):
-            rows = cypher.holds_rows(walks[first : first + _BATCH_ROWS], first)
-            for num, *sources in self._read(text, {"rows": rows}):
-                answer[num] = tuple(sources)
-        return answer
+        with self._session("READ") as session:
+            return session.execute_read(
+                lambda tx: sources_of_walks(metapath, walks, lambda relation, pairs: _edge_sources(tx, relation, pairs))
+            )
 
     def run(self, cypher: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """See ``GraphStore.run``; a query that writes raises ``StoreError``."""
@@ -227,7 +226,7 @@ class Neo4jStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (exceptions.Neo4jError, exceptions.DriverError, OSError, ValueError) as error:
+        except (exceptions.Neo4jError, exceptions.DriverError, OSError) as error:
             raise _store_error(error, self.address, self._database) from error
 
 
@@ -249,6 +248,15 @@ def _change(tx: neo4j.ManagedTransaction, text: str, parameters: dict[str, Any])
 
 def _values(tx: neo4j.ManagedTransaction, text: str, parameters: Mapping[str, Any]) -> list[list[Any]]:
     return tx.run(text, dict(parameters)).values()
+
+
+def _edge_sources(tx: neo4j.ManagedTransaction, relation: Relation, pairs: list[Pair]) -> dict[Pair, str]:
+    text = cypher.edge_sources(relation)
+    sources: dict[Pair, str] = {}
+    for first in range(0, len(pairs), _BATCH_ROWS):
+        rows = [{"head": head, "tail": tail} for head, tail in pairs[first : first + _BATCH_ROWS]]
+        sources.update({(head, tail): source for head, tail, source in _values(tx, text, {"rows": rows})})
+    return sources
 
 
 def _refuse_missing_ends(session: neo4j.Session, relation: Relation, edges: pl.DataFrame) -> None:
