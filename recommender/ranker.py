@@ -1,0 +1,635 @@
+"""``Ranker``: everything trained, from histories to ranked items; new items join it without retraining."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import numpy as np
+from scipy import sparse
+
+from encoders.content import ItemContent, ItemFacts
+from encoders.text import TextEncoder
+from kg import schema
+from kg.errors import TrainingError, WorkspaceError
+from recommender.fusion import Calibrator, Examples, Fusion
+from recommender.scorers import BEHAVIOUR, Neighbours, Scorers, load_neighbours, save_neighbours
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kg.snapshot import KnowledgeGraph
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, the steps done and the steps in all."""
+Stratum = Literal["new", "known"]
+STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
+
+FORMAT: Final = 1
+_MAX_HISTORY: Final = 500
+_N_REFERENCE: Final = 512
+_N_BASELINE: Final = 128
+_HIDDEN_SHARE: Final = 0.2
+_N_FOLDS: Final = 3
+_EPOCHS: Final = 8
+_MAX_USERS: Final = 4_000
+_MAX_CANDIDATES: Final = 800
+_EASE_L2: Final = 50.0
+_PAIRS_AT_ONCE: Final = 500_000
+_BLEND: Final = {
+    "words^1": 1.0,
+    "text^6": 1.0,
+    "ease+words": 0.6,
+    "brands^1": 0.2,
+    "categories^1": 0.2,
+    "attributes^1": 0.2,
+}
+"""The untrained blend that the fusion starts from; it stays where there is too little to learn from."""
+_KNOWN_BLEND: Final = {"ease": 1.0, "words^1": 0.2, "text^6": 0.2}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """Ranked items of B histories.
+
+    Attributes:
+        item_nums: best first, -1 where a list ends early, shape (B, K), int64.
+        scores: calibrated log odds, comparable between users and between new and known items, shape (B, K), float32.
+    """
+
+    item_nums: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+class Ranker:
+    """Content and behaviour scorers, fused separately for new and for known items and calibrated to one scale.
+
+    Attributes:
+        item_ids: of all items it can rank, in the order of their row numbers; those added later come last.
+        is_cold: items without an event at training, shape (I,).
+        metrics: measured on hidden items while training.
+        fingerprint: changes with the trained model.
+    """
+
+    def __init__(
+        self,
+        item_ids: Sequence[str],
+        content: ItemContent,
+        neighbours: Neighbours,
+        scorers: Scorers,
+        fusions: dict[Stratum, Fusion],
+        calibrators: dict[Stratum, Calibrator],
+        *,
+        metrics: dict[str, Any],
+        scales: dict[str, NDArray[Any]],
+        seed: int,
+    ) -> None:
+        self.item_ids = tuple(item_ids)
+        self._content = content
+        self._neighbours = neighbours
+        self._scorers = scorers
+        self._fusions = fusions
+        self._calibrators = calibrators
+        self.metrics = metrics
+        self._scales = scales
+        self._seed = seed
+        digest = hashlib.sha256(repr((self.item_ids, seed)).encode())
+        for fusion in fusions.values():
+            for name in sorted(fusion.weights):
+                digest.update(fusion.weights[name].tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+        self._blocks: dict[Stratum, tuple[Any, NDArray[np.float32]]] = {}
+        self._scale_of = {key.tobytes(): row for row, key in enumerate(scales["keys"])}
+
+    @property
+    def is_cold(self) -> NDArray[np.bool_]:
+        """Items without an event at training. Shape (I,)."""
+        return self._scorers.n_events == 0
+
+    @property
+    def text_vectors(self) -> NDArray[np.float32]:
+        """Vectors of the items' texts, unit rows, shape (I, D)."""
+        return self._content.text
+
+    @classmethod
+    def fit(
+        cls,
+        graph: KnowledgeGraph,
+        *,
+        text_model: str | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Train on a graph. Items without events are new: their content is read, and nothing else of them.
+
+        Args:
+            graph: what may be known.
+            text_model: name or path of a sentence-transformers model; ``None`` takes the packaged MiniLM.
+            seed: of every random choice.
+            progress: called with the stage, steps done, steps in all.
+            checkpoint: folder where finished stages are kept, so that an interrupted training goes on from there.
+
+        Raises:
+            TrainingError: no events, or only one user or one item with events.
+        """
+        report = progress or (lambda stage, done, total: None)
+        interactions = _interactions(graph)
+        content = _content(graph, text_model, seed, report, checkpoint)
+        warm = graph.n_events > 0
+        report("neighbours", 0, 1)
+        neighbours = Neighbours.fit(content, warm)
+        report("neighbours", 1, 1)
+        rng = np.random.default_rng(seed)
+        n_items = len(graph.items)
+        reference = rng.choice(n_items, min(n_items, _N_REFERENCE), replace=False)
+        trainer = _Trainer(content, neighbours, interactions, reference, seed, report)
+        fusions, calibrators, metrics = trainer.train()
+        report("index", 0, 2)
+        scorers = trainer.scorers(interactions)
+        report("index", 1, 2)
+        ranker = cls(
+            graph.items.keys,
+            content,
+            neighbours,
+            scorers,
+            fusions,
+            calibrators,
+            metrics=metrics,
+            scales=_no_scales(),
+            seed=seed,
+        )
+        ranker._remember_scales(interactions)
+        report("index", 2, 2)
+        return ranker
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that ``load`` reads: safetensors and JSON."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._content.save(folder / "content")
+        save_neighbours(self._neighbours, folder / "neighbours.safetensors")
+        self._scorers.save(folder / "scorers.safetensors")
+        save_file(self._scales, folder / "scales.safetensors")
+        for stratum, fusion in self._fusions.items():
+            save_file(fusion.weights, folder / f"fusion-{stratum}.safetensors")
+        config = {
+            "format": FORMAT,
+            "seed": self._seed,
+            "scores": self._scorers.names,
+            "facts": self._scorers.fact_names,
+            "calibrators": {
+                stratum: {"slope": calibrator.slope, "bias": calibrator.bias}
+                for stratum, calibrator in self._calibrators.items()
+            },
+        }
+        _write_json(folder / "config.json", config)
+        _write_json(folder / "items.json", self.item_ids)
+        _write_json(folder / "metrics.json", self.metrics)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            WorkspaceError: no model there, or one of a newer format.
+        """
+        from safetensors.numpy import load_file
+
+        if not (folder / "config.json").exists():
+            raise WorkspaceError(f"no trained model at {str(folder)!r}; run 'firstshelf train'")
+        config = _read_json(folder / "config.json")
+        if config["format"] > FORMAT:
+            raise WorkspaceError(
+                f"model {str(folder)!r} has format {config['format']}, this firstshelf reads up to {FORMAT}; "
+                "upgrade firstshelf"
+            )
+        content = ItemContent.load(folder / "content")
+        neighbours = load_neighbours(folder / "neighbours.safetensors")
+        return cls(
+            _read_json(folder / "items.json"),
+            content,
+            neighbours,
+            Scorers.load(folder / "scorers.safetensors", content, neighbours),
+            {stratum: Fusion(load_file(folder / f"fusion-{stratum}.safetensors")) for stratum in STRATA},
+            {stratum: Calibrator(**config["calibrators"][stratum]) for stratum in STRATA},
+            metrics=_read_json(folder / "metrics.json"),
+            scales=load_file(folder / "scales.safetensors"),
+            seed=config["seed"],
+        )
+
+    def add(self, graph: KnowledgeGraph, item_nums: NDArray[np.int64]) -> None:
+        """Take up new items (or changed ones) from a graph, without retraining.
+
+        Args:
+            graph: holds this ranker's items first, in their order.
+            item_nums: their row numbers; those beyond ``item_ids`` must follow without a gap.
+        """
+        item_nums = np.asarray(item_nums, dtype=np.int64)
+        self._content.put(ItemFacts.of(graph, item_nums), item_nums)
+        self._neighbours.put(self._content, item_nums)
+        self._scorers.put()
+        self.item_ids = (*self.item_ids, *graph.items.keys[len(self.item_ids) : len(self._content)])
+        self._blocks.clear()
+
+    def rank(
+        self,
+        histories: Sequence[NDArray[np.int64]],
+        *,
+        k: int,
+        pool: Literal["new", "all"],
+        exclude: Sequence[NDArray[np.int64]] | None = None,
+        new_share: float | None = None,
+    ) -> Ranking:
+        """The k best items for each history, exactly; equal scores by row number. Nobody is shown their own items.
+
+        Args:
+            histories: item nums, oldest first. An empty history gets the items that are expected to sell best.
+            k: list length.
+            pool: ``new`` ranks only items without events at training.
+            exclude: more items that a user must not see, one array a history.
+            new_share: share of slots that new items should get on average over these histories, between 0 and 1;
+                ``None`` leaves it to the calibrated odds. For pool ``all``.
+        """
+        strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
+        nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
+        order = np.argsort(nums, kind="stable")
+        shape = (len(histories), k)
+        found = Ranking(np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32))
+        offset = 0.0 if new_share is None or pool == "new" else self._offset(histories, k, new_share)
+        step = max(1, _PAIRS_AT_ONCE // max(1, len(nums)))
+        for start in range(0, len(histories), step):
+            part = histories[start : start + step]
+            scores = np.concatenate([self._stratum_scores(part, stratum) for stratum in strata], axis=1)
+            scores[:, : len(self._stratum_nums("new"))] += offset
+            scores = scores[:, order]
+            for row, history in enumerate(part):
+                hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
+                scores[row, np.isin(nums[order], hidden)] = -np.inf
+            best = _best(scores, k)
+            values = np.take_along_axis(scores, best, axis=1)
+            rows = slice(start, start + len(part))
+            found.item_nums[rows, : best.shape[1]] = np.where(np.isfinite(values), nums[order][best], -1)
+            found.scores[rows, : best.shape[1]] = values
+        return found
+
+    def score(self, histories: Sequence[NDArray[np.int64]], item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Calibrated log odds of items for histories. Shape (B, C)."""
+        out = np.empty((len(histories), len(item_nums)), dtype=np.float32)
+        cold = self.is_cold[item_nums]
+        for stratum, mask in (("new", cold), ("known", ~cold)):
+            if mask.any():
+                block = self._scorers.block(item_nums[mask])
+                out[:, mask] = self._fused(histories, stratum, block, self._scorers.facts(item_nums[mask]))
+        return out
+
+    def parts(self, history: NDArray[np.int64], item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Each single score of items for one history, scaled: how many deviations above the user's mean. Shapes (C,)."""
+        rows = self._scorers.histories([history])
+        personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[0]
+        facts = self._scorers.facts(item_nums)
+        named = dict(zip(self._scorers.names, personal.T, strict=True))
+        named.update(zip(self._scorers.fact_names, facts.T, strict=True))
+        return named
+
+    def audience(self, item_num: int, histories: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """How much more an item is for each user than items usually are for them. Shape (B,).
+
+        It is the lift over the user's own baseline, so that heavy users do not win every launch. An empty history gets
+        -inf: nothing is known of whom it belongs to.
+        """
+        scores = self.score(histories, np.array([item_num]))[:, 0]
+        empty = np.array([len(history) == 0 for history in histories], dtype=bool)
+        return np.where(empty, -np.inf, scores).astype(np.float32)
+
+    def similar(self, item_num: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k items whose content is closest, with their cosines, best first."""
+        content = self._content
+        words = np.asarray((content.bags["words"] @ content.bags["words"][[item_num]].T).toarray()).ravel()
+        scores = (words + content.text @ content.text[item_num]) / 2
+        scores[item_num] = -np.inf
+        best = _best(scores[None].astype(np.float32), min(k, len(scores) - 1))[0]
+        return best, scores[best].astype(np.float32)
+
+    def _stratum_nums(self, stratum: Stratum) -> NDArray[np.int64]:
+        return np.flatnonzero(self.is_cold if stratum == "new" else ~self.is_cold)
+
+    def _stratum_scores(self, histories: Sequence[NDArray[np.int64]], stratum: Stratum) -> NDArray[np.float32]:
+        if stratum not in self._blocks:
+            nums = self._stratum_nums(stratum)
+            self._blocks[stratum] = (self._scorers.block(nums), self._scorers.facts(nums))
+        return self._fused(histories, stratum, *self._blocks[stratum])
+
+    def _fused(
+        self, histories: Sequence[NDArray[np.int64]], stratum: Stratum, block: Any, facts: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Calibrated log odds of a block of one stratum. Shape (B, C)."""
+        rows = self._scorers.histories([history[-_MAX_HISTORY:] for history in histories])
+        n_history = np.diff(rows.indptr).astype(np.float32)
+        scale, baselines = self._scale(histories, rows)
+        out = np.empty((len(histories), len(facts)), dtype=np.float32)
+        step = max(1, _PAIRS_AT_ONCE // max(1, len(facts)))
+        for start in range(0, len(histories), step):
+            part = slice(start, start + step)
+            personal = block.personal(rows[part], scale[part])
+            out[part] = self._fusions[stratum].predict(personal, facts, n_history[part])
+        return self._calibrators[stratum](out - baselines[:, STRATA.index(stratum), None])
+
+    def _scale(
+        self, histories: Sequence[NDArray[np.int64]], rows: sparse.csr_array
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scales, shape (B, 2, S), and the baselines of both strata, shape (B, 2): remembered, or computed."""
+        places = np.array([self._scale_of.get(_key(rows, row), -1) for row in range(rows.shape[0])], dtype=np.int64)
+        scale = self._scales["scale"][places].astype(np.float32)
+        baselines = self._scales["baselines"][places]
+        missing = np.flatnonzero(places < 0)
+        if len(missing):
+            scale[missing], baselines[missing] = self._compute_scale(rows[missing])
+        return scale, baselines
+
+    def _compute_scale(self, rows: sparse.csr_array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        scale = self._scorers.scale(rows)
+        n_history = np.diff(rows.indptr).astype(np.float32)
+        baselines = [
+            _baseline(self._scorers, self._fusions[stratum], stratum, rows, scale, n_history) for stratum in STRATA
+        ]
+        return scale, np.stack(baselines, axis=1)
+
+    def _remember_scales(self, interactions: sparse.csr_array) -> None:
+        rows = self._scorers.histories(_recent(interactions))
+        scale, baselines = self._compute_scale(rows)
+        keys = np.array([np.frombuffer(_key(rows, row), dtype=np.uint8) for row in range(rows.shape[0])])
+        self._scales = {"keys": keys.reshape(-1, 8), "scale": scale, "baselines": baselines}
+        self._scale_of = {key.tobytes(): row for row, key in enumerate(self._scales["keys"])}
+
+    def _offset(self, histories: Sequence[NDArray[np.int64]], k: int, new_share: float) -> float:
+        """What to add to new items' log odds so that they get this share of the slots of these histories."""
+        if not 0 <= new_share <= 1:
+            raise ValueError(f"new_share is {new_share}; give a share between 0 and 1")
+        picked = np.linspace(0, len(histories) - 1, min(len(histories), 256)).astype(int)
+        sample = [histories[row] for row in picked]
+        new, known = (self._stratum_scores(sample, stratum) for stratum in STRATA)
+        for row, history in enumerate(sample):
+            known[row, np.isin(self._stratum_nums("known"), history)] = -np.inf
+        low, high = -30.0, 30.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            best = _best(np.concatenate([new + np.float32(middle), known], axis=1), k)
+            low, high = (middle, high) if (best < new.shape[1]).mean() < new_share else (low, middle)
+        return high
+
+
+class _Trainer:
+    """The stages of ``Ranker.fit`` that learn from hidden items."""
+
+    def __init__(
+        self,
+        content: ItemContent,
+        neighbours: Neighbours,
+        interactions: sparse.csr_array,
+        reference: NDArray[np.int64],
+        seed: int,
+        report: Progress,
+    ) -> None:
+        self._content = content
+        self._neighbours = neighbours
+        self._interactions = interactions
+        self._reference = reference
+        self._seed = seed
+        self._report = report
+        self._rng = np.random.default_rng([seed, 1])
+        self._columns = [*Scorers.names, *Scorers.fact_names, "history"]
+
+    def scorers(self, interactions: sparse.csr_array) -> Scorers:
+        return Scorers.fit(self._content, self._neighbours, interactions, ease_l2=_EASE_L2, reference=self._reference)
+
+    def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
+        fusions: dict[Stratum, Fusion] = {}
+        calibrators: dict[Stratum, Calibrator] = {}
+        metrics: dict[str, Any] = {}
+        for stratum, splits, blend in (
+            ("new", self._item_splits(), _BLEND),
+            ("known", self._event_splits(), _KNOWN_BLEND),
+        ):
+            folds = []
+            for number, (seen, hidden) in enumerate(splits):
+                self._report(f"{stratum} items: scores", number, len(splits))
+                folds.append(self._examples(stratum, seen, hidden))
+            self._report(f"{stratum} items: scores", len(splits), len(splits))
+            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, folds, blend)
+        return fusions, calibrators, metrics
+
+    def _item_splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array]]:
+        """Each split hides a fifth of the warm items: they play the new ones."""
+        warm = self._rng.permutation(np.flatnonzero(np.bincount(self._interactions.indices)))
+        n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))
+        splits = []
+        for fold in range(_N_FOLDS):
+            hidden = np.zeros(self._interactions.shape[1], dtype=np.float32)
+            hidden[warm[fold * n_hidden : (fold + 1) * n_hidden]] = 1
+            splits.append(_split(self._interactions, hidden[self._interactions.indices] > 0))
+        return splits
+
+    def _event_splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array]]:
+        """A split hides a fifth of the events of customers who have three or more: they play what comes next."""
+        lengths = np.diff(self._interactions.indptr)
+        enough = np.repeat(lengths >= 3, lengths)
+        chosen = enough & (self._rng.random(len(enough)) < _HIDDEN_SHARE)
+        return [_split(self._interactions, chosen)]
+
+    def _examples(
+        self, stratum: Stratum, seen: sparse.csr_array, hidden: sparse.csr_array
+    ) -> tuple[Scorers, list[Examples]]:
+        """Examples of a split, its users in three random parts for the known items and in one for the new ones."""
+        scorers = self.scorers(seen)
+        source = hidden if stratum == "new" else seen
+        candidates = np.flatnonzero(np.bincount(source.indices, minlength=source.shape[1]))
+        if len(candidates) > _MAX_CANDIDATES:
+            candidates = np.sort(self._rng.choice(candidates, _MAX_CANDIDATES, replace=False))
+        wanted = sparse.csr_array(hidden[:, candidates])
+        users = np.flatnonzero((np.diff(wanted.indptr) > 0) & (np.diff(seen.indptr) > 0))
+        users = self._rng.permutation(users)[:_MAX_USERS]
+        n_parts = 1 if stratum == "new" else 3
+        block = scorers.block(candidates)
+        facts = scorers.facts(candidates)
+        examples = []
+        for part in np.array_split(users, n_parts):
+            rows = scorers.histories(_recent(seen[part]))
+            scale = scorers.scale(rows)
+            personal = np.empty((len(part), len(candidates), len(scorers.names)), dtype=np.float16)
+            for start in range(0, len(part), 256):
+                chunk = slice(start, start + 256)
+                personal[chunk] = block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4)
+            known = sparse.csr_array(seen[part][:, candidates])
+            n_history = np.diff(rows.indptr).astype(np.float32)
+            examples.append(
+                Examples(
+                    personal,
+                    facts,
+                    n_history,
+                    np.stack(wanted[part].nonzero()).astype(np.int64),
+                    np.stack(known.nonzero()).astype(np.int64),
+                )
+            )
+        self._last = (scorers, rows, scale, n_history)
+        return scorers, examples
+
+    def _fit(
+        self, stratum: Stratum, folds: list[tuple[Scorers, list[Examples]]], blend: dict[str, float]
+    ) -> tuple[Fusion, Calibrator, dict[str, Any]]:
+        examples = [example for _, parts in folds for example in parts if len(example)]
+        weights = np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32)
+        *train, validation = examples
+        scorers, rows, scale, n_history = self._last
+        name = f"{stratum} items: fusion"
+        used = [place for place, column in enumerate(self._columns) if stratum == "known" or column not in _OWN]
+        mask = np.zeros(len(weights), dtype=bool)
+        mask[used] = True
+        fusion, about = Fusion.fit(
+            weights,
+            train,
+            validation,
+            readable=mask,
+            epochs=_EPOCHS,
+            seed=self._seed,
+            progress=lambda done, total: self._report(name, done, total),
+        )
+        scores = fusion.scores(validation)
+        lifts = scores - _baseline(scorers, fusion, stratum, rows, scale, n_history)[:, None]
+        labels = np.zeros(lifts.shape, dtype=bool)
+        labels[validation.positives[0], validation.positives[1]] = True
+        allowed = np.ones(lifts.shape, dtype=bool)
+        allowed[validation.known[0], validation.known[1]] = False
+        kept = 1.0 if stratum == "new" else _HIDDEN_SHARE
+        calibrator = Calibrator.fit(lifts[allowed], labels[allowed], kept=kept)
+        personal = validation.personal
+        single = {
+            column: round(float(validation.ndcg(personal[:, :, place].astype(np.float32)).mean()), 4)
+            for place, column in enumerate(Scorers.names)
+        }
+        about |= {
+            "n_users": len(validation),
+            "n_items": validation.personal.shape[1],
+            "ndcg@20": round(float(validation.ndcg(scores).mean()), 4),
+            "ndcg@20 of single scores": single,
+        }
+        return fusion, calibrator, about
+
+
+_OWN: Final = {*BEHAVIOUR, "popularity"}
+
+
+def _baseline(
+    scorers: Scorers,
+    fusion: Fusion,
+    stratum: Stratum,
+    rows: sparse.csr_array,
+    scale: NDArray[np.float32],
+    n_history: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Log mean exp of a user's scores over reference items of the stratum's kind. Shape (B,)."""
+    nums = scorers.reference
+    if stratum == "known":
+        nums = nums[scorers.n_events[nums] > 0]
+    nums = nums[:_N_BASELINE]
+    block, facts = scorers.block(nums), scorers.facts(nums)
+    out = np.empty(rows.shape[0], dtype=np.float32)
+    for start in range(0, rows.shape[0], 512):
+        part = slice(start, start + 512)
+        scores = fusion.predict(block.personal(rows[part], scale[part]), facts, n_history[part]).astype(np.float64)
+        highest = scores.max(axis=1)
+        out[part] = highest + np.log(np.exp(scores - highest[:, None]).mean(axis=1))
+    return out
+
+
+def _content(
+    graph: KnowledgeGraph, text_model: str | None, seed: int, report: Progress, checkpoint: Path | None
+) -> ItemContent:
+    finished = checkpoint / "content" if checkpoint is not None else None
+    if finished is not None and finished.exists():
+        report("text", 1, 1)
+        return ItemContent.load(finished)
+    encoder = TextEncoder.pretrained(text_model)
+    content = ItemContent.fit(
+        ItemFacts.of(graph), encoder, seed=seed, progress=lambda done, total: report("text", done, total)
+    )
+    if finished is not None:
+        begun = finished.with_name("content.next")
+        content.save(begun)
+        begun.rename(finished)
+    return content
+
+
+def _interactions(graph: KnowledgeGraph) -> sparse.csr_array:
+    """Users × items, binary, the columns of a row in the order of the history. Shape (U, I)."""
+    facts = graph.facts[schema.INTERACTED]
+    n_users, n_items = len(np.unique(facts.heads)), len(np.unique(facts.tails))
+    if n_users < 2 or n_items < 2:
+        raise TrainingError(
+            f"{len(facts)} interactions of {n_users} customers with {n_items} items cannot train a recommender; "
+            "ingest events of at least 2 customers and 2 items"
+        )
+    order = np.lexsort((facts.order, facts.heads))
+    lengths = np.bincount(facts.heads, minlength=len(graph.users))
+    ones = np.ones(len(order), dtype=np.float32)
+    return sparse.csr_array(
+        (ones, facts.tails[order], np.concatenate([[0], np.cumsum(lengths)])),
+        shape=(len(graph.users), len(graph.items)),
+    )
+
+
+def _recent(interactions: sparse.csr_array) -> list[NDArray[np.int64]]:
+    rows = np.split(interactions.indices, interactions.indptr[1:-1])
+    return [row[-_MAX_HISTORY:].astype(np.int64) for row in rows]
+
+
+def _split(interactions: sparse.csr_array, hidden: NDArray[np.bool_]) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Entries that are seen, and those that are hidden, each of shape (U, I)."""
+    rows = np.repeat(np.arange(interactions.shape[0]), np.diff(interactions.indptr))
+    parts = []
+    for mask in (~hidden, hidden):
+        lengths = np.bincount(rows[mask], minlength=interactions.shape[0])
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        data = (interactions.data[mask], interactions.indices[mask], indptr)
+        parts.append(sparse.csr_array(data, shape=interactions.shape))
+    return parts[0], parts[1]
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Columns of the k largest scores, best first, equal ones by column. Shape (B, min(k, C))."""
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return np.zeros((len(scores), 0), dtype=np.int64)
+    limit = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
+    best = np.empty((len(scores), k), dtype=np.int64)
+    for row, least in enumerate(limit):
+        columns = np.flatnonzero(scores[row] >= least)
+        best[row] = columns[np.argsort(-scores[row, columns], kind="stable")][:k]
+    return best
+
+
+def _key(rows: sparse.csr_array, row: int) -> bytes:
+    items = rows.indices[rows.indptr[row] : rows.indptr[row + 1]].astype(np.int64)
+    return hashlib.blake2b(items.tobytes(), digest_size=8).digest()
+
+
+def _no_scales() -> dict[str, NDArray[Any]]:
+    n_scores = len(Scorers.names)
+    return {
+        "keys": np.zeros((0, 8), dtype=np.uint8),
+        "scale": np.zeros((1, 2, n_scores), dtype=np.float32),
+        "baselines": np.zeros((1, 2), dtype=np.float32),
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

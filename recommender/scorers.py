@@ -1,0 +1,413 @@
+"""Single scores of candidates for histories, each from one view: text, brand, category, attributes, walks, behaviour.
+
+A score is the sum over a history of what each of its items says about the candidate. For items without events it can
+only say so through content: directly, or after one step through behaviour (what goes with the history is near the
+candidate). All scores of one user are then put on one scale, by their mean and deviation over a fixed sample of the
+catalogue: a score does not move when another product is launched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import sparse
+
+from recommender.collaborative import co_walk, fit_item_model, top_of_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from encoders.content import ItemContent
+
+N_NEIGHBOURS: Final = 200
+"""Warm neighbours kept per item and view; fewer lost nothing for direct scores, 50 lost a little."""
+_N_WALK: Final = 50
+_EVENTS_AT_ONCE: Final = 6_000
+_USERS_AT_ONCE: Final = 512
+
+VIEWS: Final = ("words", "terms", "text", "characters", "brands", "categories", "leaves", "attributes")
+DIRECT: Final = (
+    ("words", 0.5),
+    ("words", 1),
+    ("words", 2),
+    ("terms", 1),
+    ("terms", 2),
+    ("text", 3),
+    ("text", 6),
+    ("text", 12),
+    ("characters", 2),
+    ("brands", 1),
+    ("categories", 1),
+    ("categories", 3),
+    ("attributes", 1),
+    ("attributes", 3),
+)
+"""(view, power): the sum over the history of similarity ** power. Powers above 1 listen to the nearest items."""
+NEAREST: Final = (("words", 1), ("text", 3), ("categories", 1))
+"""(view, power): the most similar item of the history."""
+WALKED: Final = (
+    ("ease", "words", 1),
+    ("ease", "text", 6),
+    ("walk", "words", 2),
+    ("walk", "text", 6),
+    ("walk", "terms", 2),
+    ("walk", "brands", 1),
+    ("walk", "leaves", 1),
+    ("walk", "attributes", 1),
+)
+"""(step, view, power): the history after one step through behaviour, then to the candidate's nearest warm items."""
+RIDGE_L2: Final = (3.0, 30.0)
+FACT_VIEWS: Final = (("words", 2), ("text", 6), ("brands", 1), ("categories", 3))
+BEHAVIOUR: Final = ("ease", "walk")
+"""Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
+
+
+def score_names() -> tuple[str, ...]:
+    """Names of the personal scores, in the order of the last axis of ``Scorers.raw``."""
+    return (
+        *(f"{view}^{power:g}" for view, power in DIRECT),
+        *(f"nearest {view}" for view, _ in NEAREST),
+        *(f"{step}+{view}" for step, view, _ in WALKED),
+        *(f"ridge {l2:g}" for l2 in RIDGE_L2),
+        "ease+ridge",
+        *BEHAVIOUR,
+    )
+
+
+class Neighbours:
+    """The nearest warm items of every item, per view: CSR matrices of shape (I, I), rows are candidates."""
+
+    def __init__(self, matrices: dict[str, sparse.csr_array], warm: NDArray[np.bool_]) -> None:
+        self.matrices = matrices
+        self.warm = warm
+
+    @classmethod
+    def fit(cls, content: ItemContent, warm: NDArray[np.bool_]) -> Neighbours:
+        """Find the neighbours of all items. ``warm`` has shape (I,)."""
+        nums = np.arange(len(content))
+        return cls({view: _nearest(content, view, nums, warm) for view in VIEWS}, warm)
+
+    def put(self, content: ItemContent, item_nums: NDArray[np.int64]) -> None:
+        """Find the neighbours of new (or changed) items and append (or replace) their rows."""
+        from encoders.content import put_rows
+
+        n_items = len(content)
+        self.warm = np.concatenate([self.warm, np.zeros(n_items - len(self.warm), dtype=bool)])
+        for view, matrix in self.matrices.items():
+            matrix.resize((matrix.shape[0], n_items))
+            self.matrices[view] = put_rows(matrix, _nearest(content, view, item_nums, self.warm), item_nums)
+
+
+def _nearest(
+    content: ItemContent, view: str, item_nums: NDArray[np.int64], warm: NDArray[np.bool_]
+) -> sparse.csr_array:
+    """Rows of similarities to the nearest warm items, never to the item itself. Shape (len(item_nums), I)."""
+    warm_nums = np.flatnonzero(warm)
+    n = min(N_NEIGHBOURS, len(warm_nums))
+    matrix: Any = getattr(content, view) if view in {"text", "characters"} else content.bags[view]
+    others = matrix[warm_nums].T
+    rows, columns, values = [], [], []
+    for start in range(0, len(item_nums), 256):
+        part = item_nums[start : start + 256]
+        block = matrix[part] @ others
+        block = np.maximum(block.toarray() if sparse.issparse(block) else block, 0)
+        block[part[:, None] == warm_nums[None, :]] = 0
+        best = np.argpartition(-block, n - 1, axis=1)[:, :n]
+        found = np.take_along_axis(block, best, axis=1)
+        row, column = np.nonzero(found > 1e-6)
+        rows.append(row + start)
+        columns.append(warm_nums[best[row, column]])
+        values.append(found[row, column])
+    shape = (len(item_nums), len(content))
+    coordinates = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_array((np.concatenate(values).astype(np.float16).astype(np.float32), coordinates), shape=shape)
+
+
+class Scorers:
+    """All single scores, fitted on one set of interactions.
+
+    Attributes:
+        names: of the personal scores; ``fact_names`` of those that the candidate has for everybody.
+        n_events: events of each item as seen in fitting, shape (I,).
+    """
+
+    names: tuple[str, ...] = score_names()
+    fact_names: tuple[str, ...] = (
+        *(f"popularity of {view} neighbours" for view, _ in FACT_VIEWS),
+        *(f"density of {view}" for view, _ in FACT_VIEWS),
+        "predicted popularity",
+        "popularity",
+    )
+
+    def __init__(self, content: ItemContent, neighbours: Neighbours, arrays: dict[str, NDArray[Any]]) -> None:
+        self._content = content
+        self._neighbours = neighbours
+        self._arrays = arrays
+        self.n_events: NDArray[np.int64] = arrays["n_events"]
+        self._warm = np.flatnonzero(self.n_events > 0)
+        n_warm = len(self._warm)
+        self._walk = sparse.csr_array(
+            (arrays["walk.data"], arrays["walk.indices"], arrays["walk.indptr"]), shape=(n_warm, n_warm)
+        )
+        self._item_model: Any
+        if "ease" in arrays:
+            self._item_model = arrays["ease"]
+        else:
+            self._item_model = sparse.csr_array(
+                (arrays["knn.data"], arrays["knn.indices"], arrays["knn.indptr"]), shape=(n_warm, n_warm)
+            )
+
+    @classmethod
+    def fit(
+        cls,
+        content: ItemContent,
+        neighbours: Neighbours,
+        interactions: sparse.csr_array,
+        *,
+        ease_l2: float,
+        reference: NDArray[np.int64],
+    ) -> Scorers:
+        """Fit on users × items; items without an entry are new to these scorers.
+
+        Args:
+            content: content of all I items.
+            neighbours: their warm neighbours.
+            interactions: shape (U, I), binary.
+            ease_l2: EASE's penalty.
+            reference: item nums by which scores are scaled.
+        """
+        n_events = np.bincount(interactions.indices, minlength=interactions.shape[1]).astype(np.int64)
+        warm = np.flatnonzero(n_events)
+        seen = sparse.csr_array(interactions[:, warm])
+        walk = co_walk(seen)
+        arrays: dict[str, NDArray[Any]] = {
+            "n_events": n_events,
+            "reference": reference,
+            "walk.data": walk.data,
+            "walk.indices": walk.indices,
+            "walk.indptr": walk.indptr,
+        }
+        model = fit_item_model(seen, l2=ease_l2)
+        if isinstance(model, np.ndarray):
+            arrays["ease"] = model.astype(np.float16).astype(np.float32)
+        else:
+            arrays.update({"knn.data": model.data, "knn.indices": model.indices, "knn.indptr": model.indptr})
+        rows = content.dense[warm]
+        gram = rows.T @ rows
+        diagonal = np.eye(len(gram), dtype=np.float32)
+        for l2 in RIDGE_L2:
+            arrays[f"ridge {l2:g}"] = np.linalg.solve(gram + l2 * diagonal, rows.T).T.astype(np.float32)
+        popularity = np.log1p(n_events[warm]).astype(np.float32)
+        centre = float(popularity.mean())
+        arrays["popularity"] = np.linalg.solve(gram + 10 * diagonal, rows.T @ (popularity - centre)).astype(np.float32)
+        return cls(content, neighbours, arrays)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; the content and the neighbours are saved by the ranker."""
+        from safetensors.numpy import save_file
+
+        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
+        if "ease" in arrays:
+            arrays["ease"] = arrays["ease"].astype(np.float16)
+        save_file(arrays, path)
+
+    @classmethod
+    def load(cls, path: Path, content: ItemContent, neighbours: Neighbours) -> Scorers:
+        """Read what ``save`` wrote."""
+        from safetensors.numpy import load_file
+
+        arrays = load_file(path)
+        if "ease" in arrays:
+            arrays["ease"] = arrays["ease"].astype(np.float32)
+        return cls(content, neighbours, arrays)
+
+    def put(self) -> None:
+        """Take up items that were appended to the content: they are new to these scorers."""
+        grown = np.zeros(len(self._content) - len(self.n_events), dtype=np.int64)
+        self.n_events = self._arrays["n_events"] = np.concatenate([self.n_events, grown])
+
+    def histories(self, histories: Sequence[NDArray[np.int64]]) -> sparse.csr_array:
+        """Users × warm items of these scorers, 1 where the history holds the item. Shape (B, n_warm)."""
+        place = np.full(len(self.n_events), -1)
+        place[self._warm] = np.arange(len(self._warm))
+        columns = [np.unique(place[history[history >= 0]]) for history in histories]
+        columns = [column[column >= 0] for column in columns]
+        lengths = np.array([0, *(len(column) for column in columns)])
+        indices = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+        ones = np.ones(len(indices), dtype=np.float32)
+        return sparse.csr_array((ones, indices, np.cumsum(lengths)), shape=(len(histories), len(self._warm)))
+
+    def block(self, item_nums: NDArray[np.int64]) -> Block:
+        """Prepare scoring of these candidates."""
+        return Block(self, item_nums)
+
+    @property
+    def reference(self) -> NDArray[np.int64]:
+        """Items by which scores are scaled, in random order where a part is taken."""
+        return self._arrays["reference"]
+
+    @cached_property
+    def _reference(self) -> Block:
+        return Block(self, self._arrays["reference"])
+
+    def scale(self, histories: sparse.csr_array) -> NDArray[np.float32]:
+        """Mean and deviation of each user's scores over the reference items. Shape (B, 2, S).
+
+        The deviation of a score that tells no items apart is infinite, so that scaling makes it 0.
+        """
+        scale = np.empty((histories.shape[0], 2, len(self.names)), dtype=np.float32)
+        for rows in _chunks(histories):
+            for place, scores in enumerate(self._reference.raw(histories[rows])):
+                scale[rows, 0, place] = scores.mean(axis=1)
+                deviation = scores.std(axis=1)
+                scale[rows, 1, place] = np.where(deviation > 1e-6, deviation, np.inf)
+        return scale
+
+    def facts(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a candidate has for everybody, on the scale of the reference items. Shape (C, F)."""
+        mean, deviation = self._facts_scale
+        scaled: NDArray[np.float32] = (self._raw_facts(item_nums) - mean) / (deviation + 1e-3)
+        return scaled.clip(-5, 5)
+
+    @cached_property
+    def _facts_scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        reference = self._raw_facts(self._arrays["reference"])
+        return reference.mean(axis=0), reference.std(axis=0)
+
+    def _raw_facts(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
+        counts = np.log1p(self.n_events).astype(np.float32)
+        warm = (self.n_events > 0).astype(np.float32)
+        usual = float(counts[self._warm].mean())
+        popular, density = [], []
+        for view, power in FACT_VIEWS:
+            matrix = self._neighbours.matrices[view][item_nums].power(power)
+            total = matrix @ warm
+            popular.append((matrix @ counts + 0.1 * usual) / (total + 0.1))
+            density.append(np.log1p(total))
+        predicted = self._content.dense[item_nums] @ self._arrays["popularity"] + usual
+        columns = [*popular, *density, predicted, counts[item_nums]]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+class Block:
+    """The scorers' matrices cut to some candidates, for many histories."""
+
+    def __init__(self, scorers: Scorers, item_nums: NDArray[np.int64]) -> None:
+        self.item_nums = item_nums
+        self._scorers = scorers
+        warm = scorers._warm
+        matrices = {view: scorers._neighbours.matrices[view][item_nums][:, warm] for view in VIEWS}
+        self._views = {view: sparse.csr_array(matrix.T) for view, matrix in matrices.items()}
+        self._walked = {(view, power): _mean_neighbour(matrices[view], power) for _, view, power in WALKED}
+        self._dense = scorers._content.dense[item_nums]
+        place = np.full(len(scorers.n_events), -1)
+        place[warm] = np.arange(len(warm))
+        self._own = place[item_nums]
+
+    def personal(self, histories: sparse.csr_array, scale: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All personal scores, scaled for each user.
+
+        Args:
+            histories: from ``Scorers.histories``, shape (B, n_warm).
+            scale: from ``Scorers.scale``, shape (B, 2, S).
+
+        Returns:
+            Shape (B, C, S). A score that tells no items apart is 0.
+        """
+        out = np.empty((histories.shape[0], len(self.item_nums), len(self._scorers.names)), dtype=np.float32)
+        for rows in _chunks(histories):
+            for place, scores in enumerate(self.raw(histories[rows])):
+                out[rows, :, place] = (scores - scale[rows, 0, place, None]) / scale[rows, 1, place, None]
+        return out
+
+    def raw(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
+        """Each personal score as it is, in the order of the names. Each of shape (B, C)."""
+        arrays = self._scorers._arrays
+        for view, power in DIRECT:
+            yield (histories @ self._views[view].power(power)).toarray()
+        for view, power in NEAREST:
+            yield _largest(histories, self._views[view], power)
+        models = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
+        if len(self.item_nums) < histories.shape[0] // 4:  # few candidates: the step is cheaper from their side
+            for step, view, power in WALKED:
+                yield _dense(histories @ _dense(models[step] @ self._walked[view, power].T))
+            ridges = {l2: histories @ _dense(arrays[f"ridge {l2:g}"] @ self._dense.T) for l2 in RIDGE_L2}
+            yield from ridges.values()
+            yield _dense(histories @ (models["ease"] @ (arrays[f"ridge {RIDGE_L2[-1]:g}"] @ self._dense.T)))
+            for step in BEHAVIOUR:
+                own = _dense(models[step][:, np.maximum(self._own, 0)])
+                yield np.where(self._own >= 0, _dense(histories @ own), 0)
+            return
+        steps = {step: _dense(histories @ model) for step, model in models.items()}
+        for step, view, power in WALKED:
+            yield (self._walked[view, power] @ steps[step].T).T
+        for l2 in RIDGE_L2:
+            yield (histories @ arrays[f"ridge {l2:g}"]) @ self._dense.T
+        yield (steps["ease"] @ arrays[f"ridge {RIDGE_L2[-1]:g}"]) @ self._dense.T
+        for step in BEHAVIOUR:
+            yield np.where(self._own >= 0, steps[step][:, self._own], 0)
+
+
+def _dense(matrix: Any) -> NDArray[np.float32]:
+    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+
+
+def _mean_neighbour(matrix: sparse.csr_array, power: float) -> sparse.csr_array:
+    """Rows that average over the nearest warm items; a row of weak neighbours stays weak. Shape (C, n_warm)."""
+    best = top_of_rows(matrix.power(power), _N_WALK)
+    totals = best.sum(axis=1)
+    return sparse.csr_array(sparse.diags_array(1 / (totals + 0.1)) @ best, dtype=np.float32)
+
+
+def _largest(histories: sparse.csr_array, view: sparse.csr_array, power: float) -> NDArray[np.float32]:
+    """The largest similarity of a history item to each candidate. Shape (B, C)."""
+    out = np.zeros((histories.shape[0], view.shape[1]), dtype=np.float32)
+    filled = np.flatnonzero(np.diff(histories.indptr))
+    if len(filled):
+        rows = view[histories.indices].toarray()
+        out[filled] = np.maximum.reduceat(rows, histories.indptr[filled], axis=0) ** power
+    return out
+
+
+def _chunks(histories: sparse.csr_array) -> list[slice]:
+    """Slices of users that hold at most so many users and events (a single user may hold more)."""
+    chunks, start = [], 0
+    while start < histories.shape[0]:
+        limit = np.searchsorted(histories.indptr, histories.indptr[start] + _EVENTS_AT_ONCE, side="right") - 1
+        stop = int(min(max(limit, start + 1), start + _USERS_AT_ONCE, histories.shape[0]))
+        chunks.append(slice(start, stop))
+        start = stop
+    return chunks
+
+
+def save_neighbours(neighbours: Neighbours, path: Path) -> None:
+    """Write the neighbour lists as one safetensors file."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, NDArray[Any]] = {"warm": neighbours.warm}
+    for view, matrix in neighbours.matrices.items():
+        arrays[f"{view}.data"] = matrix.data.astype(np.float16)
+        arrays[f"{view}.indices"] = matrix.indices.astype(np.int32)
+        arrays[f"{view}.indptr"] = matrix.indptr.astype(np.int64)
+    save_file(arrays, path, metadata={"views": json.dumps(list(neighbours.matrices))})
+
+
+def load_neighbours(path: Path) -> Neighbours:
+    """Read what ``save_neighbours`` wrote."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+    n_items = len(arrays["warm"])
+    matrices = {
+        view: sparse.csr_array(
+            (arrays[f"{view}.data"].astype(np.float32), arrays[f"{view}.indices"], arrays[f"{view}.indptr"]),
+            shape=(n_items, n_items),
+        )
+        for view in VIEWS
+    }
+    return Neighbours(matrices, arrays["warm"])
