@@ -477,8 +477,9 @@ class _OpenQuoteError(Exception):
 class _CsvReader:
     """Records of a CSV file, line by line, so that one unclosed quote cannot swallow the rest of the file.
 
-    A record goes on over line ends where its quote is closed later and the whole has as many fields as the header;
-    otherwise its first line alone is broken, and reading goes on with the next line.
+    A record goes on over line ends where its quote is closed later and the whole has as many fields as the header,
+    unless the lines that it would take in look like rows of their own. Otherwise its first line alone is broken, and
+    reading goes on with the next line.
     """
 
     def __init__(self, lines: Iterator[bytes], delimiter: str) -> None:
@@ -486,6 +487,7 @@ class _CsvReader:
         self._ahead: deque[bytes] = deque()
         self.delimiter = delimiter
         self.line_number = 0
+        self.id_columns: list[int] = []
 
     def take(self) -> bytes | None:
         self.line_number += 1
@@ -531,17 +533,27 @@ class _CsvReader:
                 continue
             except (UnicodeDecodeError, csv.Error):
                 break
-            if len(fields) == width and not self._are_rows(first, parts[1:], width):
+            if len(fields) == width and not self._are_rows(parts, width):
                 return fields
             break
         self.give_back(following)
         return None
 
-    def _are_rows(self, first: str, following: Sequence[str], width: int) -> bool:
-        """Whether the lines that a quote would swallow look like rows of their own, rather than a text's lines."""
-        if width < 2 or (first.lstrip().startswith('"') and first.count('"') == 1):
+    def _are_rows(self, lines: Sequence[str], width: int) -> bool:
+        """Whether every line has the fields of a row and ids made of the same kinds of characters as the first line's.
+
+        By the book they are one record with a long text. But two rows with one stray quote each look the same, and a
+        line of a text that has as many commas as a row *and* begins like an id is rarer than those.
+        """
+        rows = [line.split(self.delimiter) for line in lines]
+        if any(len(row) != width for row in rows):
             return False
-        return all(line.count(self.delimiter) == width - 1 for line in following)
+        return len({tuple(_kinds_of_characters(row[place]) for place in self.id_columns) for row in rows}) == 1
+
+
+def _kinds_of_characters(text: str) -> str:
+    text = text.strip().strip('"')
+    return "".join(sorted({"9" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c for c in text}))
 
 
 def _read_csv(file: SourceFile, rename: _Renamer, needed: Sequence[str], rejects: Rejects) -> Iterator[Chunk]:
@@ -562,6 +574,8 @@ def _read_csv(file: SourceFile, rename: _Renamer, needed: Sequence[str], rejects
         except (csv.Error, _OpenQuoteError) as error:
             raise SourceError(f"{str(file.path)!r} has broken quotes in its header line") from error
         _check_columns(file, rename, needed, columns)
+        ids = {rename.source_of.get(name, name) for name in needed}
+        reader.id_columns = [place for place, column in enumerate(columns) if column in ids]
         chunk = Chunk()
         while (line := reader.take()) is not None:
             if not line.strip():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -46,7 +47,7 @@ class Shop:
 def rejects_of(report):
     if report.rejects_file is None:
         return []
-    with open(report.rejects_file, encoding="utf-8") as lines:
+    with Path(report.rejects_file).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 

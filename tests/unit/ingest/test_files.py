@@ -221,6 +221,13 @@ def test_two_open_quotes_do_not_make_one_record_of_the_rows_between(tmp_path):
     assert [reject["reason"] for reject in refused] == ["broken_quotes"]
 
 
+def test_a_text_whose_lines_have_as_many_commas_as_a_row(tmp_path):
+    text = 'item_id,title,description\nA1,T,"first line\nred, blue, green"\nA2,T,"one, two, three\n4, five, six"\n'
+    rows, _, refused = csv_rows(tmp_path, text)
+    assert [row["description"] for row in rows] == ["first line\nred, blue, green", "one, two, three\n4, five, six"]
+    assert refused == []
+
+
 def test_an_open_quote_before_many_rows_and_at_the_end(tmp_path):
     many = "".join(f"{num},x,1\n" for num in range(2_000))
     rows, _, refused = csv_rows(tmp_path, f'item_id,title,price\na,"open,1\n{many}b,"open,2')

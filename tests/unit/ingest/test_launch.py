@@ -5,8 +5,14 @@ from ingest.canonical import launches_file
 from kg import schema
 from kg.errors import SourceError
 
-NEW = {"item_id": "x", "title": "Grinder", "brand": "alder", "category_path": ["Kitchen", "Coffee", "Grinders"],
-       "attributes": {"persons": 3, "colour": "red"}, "available_from": 1000}  # fmt: skip
+NEW = {
+    "item_id": "x",
+    "title": "Grinder",
+    "brand": "alder",
+    "category_path": ["Kitchen", "Coffee", "Grinders"],
+    "attributes": {"persons": 3, "colour": "red"},
+    "available_from": 1000,
+}
 
 
 def keys(store, label):

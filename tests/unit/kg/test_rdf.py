@@ -25,7 +25,8 @@ def jsonld(document, prefix=b""):
 
 def test_skos():
     content = turtle(
-        """t:coffee a skos:Concept ; skos:prefLabel "Kaffee"@de , "Coffee"@en ; skos:altLabel "Java" ; skos:broader t:food .
+        """t:coffee a skos:Concept ; skos:prefLabel "Kaffee"@de , "Coffee"@en ; skos:altLabel "Java" .
+        t:coffee skos:broader t:food .
         t:food skos:prefLabel "Food" ; skos:narrower t:tea .
         t:tea a skos:Concept ; skos:prefLabel "茶"@zh , "Tee"@de ."""
     )
