@@ -80,8 +80,9 @@ class GraphSplit:
 def split_graph(graph: KnowledgeGraph, *, seed: int, warm_share: float = 0.0) -> GraphSplit:
     """Hide a fifth of the sold items, as ``split_shop`` does, and a share of the remaining pairs.
 
-    Keys stay as they are: a model sees row numbers, and rows come sorted by key in every graph. BOUGHT_WITH is counted
-    anew from what stays, SIMILAR_TO (which a trained encoder wrote) is taken out.
+    What would tell of the hidden part is taken out here too: items are put in random order (keys stay, but models see
+    row numbers), ``order`` and BOUGHT_WITH are counted anew from what stays, SIMILAR_TO, which an encoder trained on
+    everything may have written, goes.
 
     Raises:
         SourceError: nothing left on one side.
@@ -166,19 +167,33 @@ def _graph_split(graph: KnowledgeGraph, train: Facts, rest: Facts, name: str) ->
         raise SourceError(
             f"the split leaves {len(train)} training events and {len(rest)} hidden pairs; both need at least one"
         )
+    keys = list(graph.items.keys)
+    random.Random(f"{name} rows").shuffle(keys)  # noqa: S311
     nothing = np.empty(0, dtype=np.int64)
     empty = Facts(nothing, nothing, nothing.astype(np.float32), nothing, nothing)
+    train = replace(train, order=_ranks(train))
     facts = {**graph.facts, schema.INTERACTED: train, schema.SIMILAR_TO: empty}
     facts[schema.BOUGHT_WITH] = _bought_with(graph, train)
     digest = hashlib.sha256(f"{graph.content_hash} {name}".encode()).hexdigest()[:16]
-    trained_on = replace(graph, facts=facts, content_hash=digest)
-    hidden = sparse.csr_array((np.ones(len(rest), dtype=np.float32), (rest.heads, rest.tails)), shape=shape)
+    trained_on = replace(graph, facts=facts, content_hash=digest).aligned(keys)
+    tails = trained_on.items.nums([graph.items.keys[num] for num in rest.tails])
+    hidden = sparse.csr_array((np.ones(len(rest), dtype=np.float32), (rest.heads, tails)), shape=shape)
     split = GraphSplit(trained_on, hidden)
     touched = np.unique(hidden.indices[split.cold[hidden.indices]])
-    together = facts[schema.BOUGHT_WITH]
+    together = trained_on.facts[schema.BOUGHT_WITH]
     if trained_on.interactions.multiply(hidden).nnz or np.isin(touched, [*together.heads, *together.tails]).any():
         raise AssertionError("the split leaks: a hidden pair is in training, or a cold item has a behavioural edge")
     return split
+
+
+def _ranks(facts: Facts) -> NDArray[np.int64]:
+    """Rank of each fact in its head's history, 0 = oldest, without gaps."""
+    by_head = np.lexsort((facts.order, facts.heads))
+    heads = facts.heads[by_head]
+    starts = np.searchsorted(heads, heads)
+    ranks = np.empty(len(facts), dtype=np.int64)
+    ranks[by_head] = np.arange(len(facts)) - starts
+    return ranks
 
 
 def _bought_with(graph: KnowledgeGraph, train: Facts) -> Facts:

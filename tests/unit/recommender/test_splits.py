@@ -7,6 +7,7 @@ import json
 import random
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -217,6 +218,14 @@ def test_a_graph_is_split_as_its_folder_is(shop, store, tmp_path):
         assert len(facts)
         assert not any(split.cold[end].any() for end in ends)
     assert not len(split.graph.facts[schema.SIMILAR_TO])
+    assert list(split.graph.items.keys) != sorted(split.graph.items.keys)
+    facts = split.graph.facts[schema.INTERACTED]
+    order = training(tmp_path)
+    for user in range(30):
+        mine = facts.heads == user
+        history = [split.graph.items.keys[num] for num in facts.tails[mine][np.argsort(facts.order[mine])]]
+        assert sorted(facts.order[mine]) == list(range(len(history)))
+        assert history == order.filter(pl.col("user_id") == split.graph.users.keys[user])["item_id"].to_list()
 
 
 def test_warm_pairs_of_a_graph_count_in_nothing_that_is_trained_on(store):
