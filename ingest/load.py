@@ -30,6 +30,7 @@ from ingest.files import FileCount, Rejects, Tick, find_files
 from ingest.rows import FUTURE_TOLERANCE
 from ingest.together import bought_with
 from kg import schema
+from kg.errors import StoreError
 from kg.store import GraphStore, WriteCount
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def load(
 
     Raises:
         SourceError: the folder, or a file of it, cannot be read at all. Nothing has been changed then.
-        StoreError: the store failed; the load can be run again and continues.
+        StoreError: the store failed, and the load can be run again and continues; or it holds the graph of another
+            workspace.
     """
     started = time.perf_counter()
     folder = find_files(source, mapping)
@@ -115,6 +117,7 @@ def load(
         finally:
             rejects.close()
         content_hash = data.content_hash()
+        _refuse_foreign(store, workspace, content_hash)
         bars.say("deriving the graph")
         wanted = wanted_tables(data)
         store.set_mark(None)
@@ -141,6 +144,18 @@ def load(
         files=rejects.files,
         ignored_files=folder.ignored,
     )
+
+
+def _refuse_foreign(store: GraphStore, workspace: Workspace | None, content_hash: str) -> None:
+    """A whole load deletes what its workspace does not know: it must not meet the graph of another shop."""
+    if workspace is None or workspace.get("content_hash") is not None:
+        return
+    if store.get_mark() not in {None, content_hash}:
+        raise StoreError(
+            f"store {store.address!r} holds the graph of another workspace, and loading {str(workspace.path)!r} would "
+            "replace it; name another database (NEO4J_DATABASE) or server, or empty this one with: "
+            "MATCH (n) DETACH DELETE n"
+        )
 
 
 def wanted_tables(data: CanonicalData) -> GraphTables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -55,9 +56,8 @@ def run_demo(
         progress: called with the stage, steps done, steps in all.
         k: recommendations shown.
     """
-    from ingest.generated import generate_shop
-
     from ingest import load
+    from ingest.generated import generate_shop
 
     started = time.perf_counter()
     if folder.exists():
@@ -77,7 +77,7 @@ def run_demo(
     with Engine.open(folder) as engine:
         user_id = engine.user_ids[0]
         recommendations = engine.recommend(user_id, k=k, pool="new", explain=True)
-        launch = engine.launch(_new_product(shop), audience=10, neighbours=5)
+        launch = engine.launch(new_product(shop), audience=10, neighbours=5)
     first = recommendations[0]
     return DemoReport(
         load_report,
@@ -94,10 +94,8 @@ def run_demo(
     )
 
 
-def _new_product(shop: Path) -> dict[str, Any]:
+def new_product(shop: Path) -> dict[str, Any]:
     """A product that the shop does not sell yet: a sibling of the last one in its catalogue."""
-    import json
-
     with (shop / "items.jsonl").open(encoding="utf-8") as lines:
         *_, last = lines
     item: dict[str, Any] = json.loads(last)

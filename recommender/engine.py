@@ -202,8 +202,10 @@ class Engine:
             histories = [self._histories[num] for num in best]
             explanations = self._explainer.explain(user_ids, histories, np.full(len(best), item_num), n_paths=1)
         rows = tuple(
-            AudienceMember(user_id, rank, float(scores[num]), explanation)
-            for rank, (user_id, num, explanation) in enumerate(zip(user_ids, best, explanations, strict=True), start=1)
+            AudienceMember(user_id, rank, float(score), explanation)
+            for rank, (user_id, score, explanation) in enumerate(
+                zip(user_ids, _probability(scores[best]), explanations, strict=True), start=1
+            )
         )
         return Audience(item_id, rows, explained=explain)
 
@@ -277,7 +279,7 @@ class Engine:
         ranking = self._ranker.rank(histories, k=k, pool=pool)
         users, slots = np.nonzero(ranking.item_nums >= 0)
         item_nums = ranking.item_nums[users, slots]
-        scores = ranking.scores[users, slots]
+        scores = _probability(ranking.scores[users, slots])
         explanations: list[Explanation | None] = [None] * len(users)
         if explain:
             pair_users = [user_ids[user] for user in users]
@@ -312,6 +314,10 @@ class Engine:
     def _where(self) -> str:
         size = f"{len(self._graph.items):,} items, {len(self._graph.users):,} customers"
         return f"workspace {str(self._workspace.path)!r} ({size})"
+
+
+def _probability(log_odds: NDArray[np.float32]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-log_odds.astype(np.float64)))
 
 
 def histories(graph: KnowledgeGraph) -> list[NDArray[np.int64]]:

@@ -51,7 +51,10 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One slot of one list. ``user_id`` is ``None`` where a bare history was asked for."""
+    """One slot of one list. ``user_id`` is ``None`` where a bare history was asked for.
+
+    ``score`` is a calibrated probability that the user takes the item up, comparable between new and known items.
+    """
 
     user_id: str | None
     item_id: str
@@ -145,7 +148,7 @@ class Neighbours(Sequence[Neighbour]):
 
 @dataclass(frozen=True, slots=True)
 class AudienceMember:
-    """A customer for an item. ``score`` is the lift over the customer's own baseline, higher is better."""
+    """A customer for an item. ``score`` is the calibrated probability, taken over the customer's own usual score."""
 
     user_id: str
     rank: int

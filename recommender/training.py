@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -67,7 +68,8 @@ def train(
                 f"firstshelf ingest FOLDER --workspace {workspace.path}"
             )
         graph = snapshot(store, until=None)
-        checkpoint = workspace.path / "training" / f"{graph.content_hash}-{seed}"
+        request = hashlib.sha256(repr((graph.content_hash, text_model, seed)).encode()).hexdigest()[:16]
+        checkpoint = workspace.path / "training" / request
         ranker = Ranker.fit(graph, text_model=text_model, seed=seed, progress=progress, checkpoint=checkpoint)
         similar = replace_similar_text(store, graph, ranker.text_vectors, np.arange(len(graph.items)))
         saved = workspace.model_folder.with_name("model.next")

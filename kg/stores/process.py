@@ -1,6 +1,6 @@
 """``ProcessStore``: the embedded store in a process of its own, behind the same protocol.
 
-kglite's library takes 1,545 bytes of the about 1,664 that glibc keeps for libraries with static thread-local storage, and
+kglite takes 1,545 bytes of the about 1,664 that glibc keeps for libraries with static thread-local storage, and
 every copy of libgomp takes 120 more. A Python that has loaded torch's and scikit-learn's copies cannot load kglite, one
 that has loaded kglite and torch cannot load scikit-learn, and the limit can only be raised before Python starts. A
 process that loads nothing but kglite has room, whatever its parent imports.

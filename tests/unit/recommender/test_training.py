@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_shop import write_shop
+
+from kg import KnowledgeGraph, Workspace, schema
+from kg.errors import WorkspaceError
+from recommender import ranker
+from recommender.training import train
+
+
+def workspace_with_shop(tmp_path: Path) -> Workspace:
+    workspace = Workspace.create(tmp_path / "w")
+    store = workspace.open_store()
+    write_shop(store)
+    store.close()
+    return workspace
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """``Ranker.fit`` replaced by one that remembers how it was called; epoxy and glue have the same text."""
+    calls: list[dict[str, Any]] = []
+
+    def fit(graph: KnowledgeGraph, **options: Any) -> SimpleNamespace:
+        calls.append({"graph": graph, **options})
+        vectors = np.eye(len(graph.items), 16, dtype=np.float32)
+        vectors[graph.items.num("epoxy")] = vectors[graph.items.num("glue")]
+        options["checkpoint"].mkdir(parents=True)
+        return SimpleNamespace(
+            text_vectors=vectors, metrics={"ndcg": 0.5}, save=lambda folder: folder.mkdir(parents=True)
+        )
+
+    monkeypatch.setattr(ranker.Ranker, "fit", fit)
+    return calls
+
+
+def test_training_saves_the_model_and_writes_similar_text(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
+    workspace = workspace_with_shop(tmp_path)
+    report = train(workspace, seed=3)
+    assert (report.n_items, report.n_new_items, report.n_users, report.n_interactions) == (7, 4, 3, 4)
+    assert report.to_json()["metrics"] == {"ndcg": 0.5}
+    assert fitted[0]["seed"] == 3
+    assert workspace.model_folder.is_dir()
+    assert not (workspace.path / "training").exists()
+    store = workspace.open_store()
+    assert store.edges(schema.SIMILAR_TO).select("head", "tail").rows() == [("epoxy", "glue")]
+    store.close()
+
+
+def test_training_again_replaces_the_model(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
+    workspace = workspace_with_shop(tmp_path)
+    train(workspace)
+    (workspace.model_folder / "old").touch()
+    train(workspace)
+    assert not (workspace.model_folder / "old").exists()
+    # Text edges are no part of what is learned from, so the same data train under the same checkpoint name.
+    assert fitted[0]["checkpoint"] == fitted[1]["checkpoint"]
+
+
+def test_nothing_loaded_says_how_to_load(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="firstshelf ingest"):
+        train(Workspace.create(tmp_path / "w"))
