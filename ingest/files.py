@@ -35,6 +35,8 @@ _DELIMITERS: Final = ",;\t|"
 _TABLE_NAME = re.compile(r"(items|events)\.(jsonl|csv|parquet)(\.gz)?", re.IGNORECASE)
 _RDF_NAME = re.compile(r".+\.(ttl|jsonld|nt)(\.gz)?", re.IGNORECASE)
 
+_MAPPING_FORM: Final = '{"items": {"file": NAME, "columns": {FIELD: COLUMN}}, "events": {…}}'
+
 Tick = Callable[[int], None]
 """Called with the number of rows just read."""
 
@@ -181,7 +183,7 @@ def read_mapping(mapping: str | Path | Mapping[str, Any]) -> FolderMapping:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise SourceError(f"{where}: {place}: {first['msg']}; see the documentation of mapping files") from error
+        raise SourceError(f"{where}: {place}: {first['msg']}; expected {_MAPPING_FORM}") from error
     except (OSError, ValueError) as error:
         raise SourceError(f"{where} cannot be read ({error}); expected a JSON file in UTF-8") from error
 

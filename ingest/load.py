@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from ingest.canonical import CanonicalData, StartFile, read_canonical, read_folder, write_canonical
+from ingest.canonical import CanonicalData, read_canonical, read_folder, write_canonical
 from ingest.facts import (
     EVENT_COLUMNS,
     ITEM_COLUMNS,
@@ -34,6 +34,8 @@ from kg.errors import StoreError
 from kg.store import GraphStore, WriteCount
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from kg.workspace import Workspace
 
 _MANAGED: Final = ("catalogue", "behaviour", "taxonomy")
@@ -239,25 +241,38 @@ def _changed(wanted: pl.DataFrame, stored: pl.DataFrame, keys: list[str]) -> pl.
 
 
 class _Bars:
-    """Progress on stderr, or nothing."""
+    """Progress on stderr, one bar a step, or nothing."""
 
-    def __init__(self, shown: Any = None) -> None:
+    def __init__(self, shown: Progress | None = None) -> None:
         self._shown = shown
+        self._task: TaskID | None = None
+        self._rows = 0
 
     def start(self, what: str, total: int | None) -> Tick:
-        """A bar for one step; the tick takes the number of rows just done."""
+        """Begin a step and end the one before; the tick takes the number of rows just done."""
         if self._shown is None:
             return lambda _: None
-        task = self._shown.add_task(what, total=total)
-        return lambda rows: self._shown.advance(task, rows)
+        if self._task is not None:
+            if self._rows:
+                self._shown.update(self._task, total=self._rows)
+                self._shown.stop_task(self._task)
+            else:
+                self._shown.remove_task(self._task)
+        self._task, self._rows = self._shown.add_task(what, total=total), 0
+        return self._advance
+
+    def _advance(self, rows: int) -> None:
+        if self._shown is not None and self._task is not None:
+            self._rows += rows
+            self._shown.advance(self._task, rows)
 
     def say(self, what: str) -> None:
         """A step whose length is not known."""
         self.start(what, None)
 
-    @property
-    def start_file(self) -> StartFile:
-        return lambda name: self.start(f"reading {name}", None)
+    def start_file(self, name: str) -> Tick:
+        """Begin to read a file."""
+        return self.start(f"reading {name}", None)
 
 
 @contextmanager

@@ -94,8 +94,8 @@ def read_rdf(data: bytes, ending: str, *, where: str) -> RdfContent:
     try:
         graph.parse(data=text, format=_FORMAT[ending])
     except Exception as error:  # rdflib's parsers raise whatever they stumble over
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SourceError(f"{where!r} is not valid {_FORMAT[ending]}: {first_line[:300]}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(f"{where!r} is not valid {_FORMAT[ending]}: {message[:300]}") from error
     finally:
         log.disabled = was_disabled
     concepts = _concepts(graph)
@@ -108,6 +108,9 @@ def _local_contexts(text: str, where: str) -> str:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where!r} is not valid JSON-LD: {error}") from error
+
+    if not isinstance(document, dict | list):
+        raise SourceError(f"{where!r} is not valid JSON-LD: it holds {type(document).__name__}, expected an object")
 
     def local(context: Any) -> Any:
         if isinstance(context, list):
@@ -124,7 +127,7 @@ def _local_contexts(text: str, where: str) -> str:
             return {"@vocab": _SCHEMA_ORG[0]}
         if isinstance(context, dict) and "@import" in context:
             return local(context["@import"])
-        return context
+        return walk(context)  # terms may have contexts of their own
 
     def walk(node: Any) -> Any:
         if isinstance(node, list):

@@ -123,12 +123,13 @@ def test_json_ld_with_its_own_context():
     assert jsonld(document).concepts == [Concept("t:a", "A", ["A"], ["t:b"]), Concept("t:b", "b", [], [])]
 
 
-@pytest.mark.parametrize("place", ["top", "inside", "import"])
+@pytest.mark.parametrize("place", ["top", "inside", "term", "import"])
 def test_nothing_is_fetched(place):
     remote = "https://example.org/context.jsonld"
     document = {
         "top": {"@context": remote},
         "inside": {"@graph": [{"@context": [remote]}]},
+        "term": {"@context": {"x": {"@id": "t:x", "@context": remote}}, "x": 1},
         "import": {"@context": {"@import": remote}},
     }[place]
     with pytest.raises(SourceError, match=r"remote JSON-LD context.*example\.org"):
@@ -149,6 +150,7 @@ def test_n_triples():
         (b"<a> <b>", "nt", "not valid nt"),
         (b"{broken", "jsonld", "not valid JSON-LD"),
         (b"[" * 100_000, "jsonld", "not valid JSON-LD"),
+        (b"5", "jsonld", "not valid JSON-LD: it holds int"),
         ("größe".encode("latin-1"), "ttl", "not UTF-8"),
         (b" \n", "ttl", "is empty"),
     ],
