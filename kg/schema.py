@@ -79,10 +79,11 @@ BEHAVIOURAL: Final = (INTERACTED, BOUGHT_WITH)
 def quote_identifier(name: str) -> str:
     """Quote a label, relation type or property name for Cypher; the only way by which identifiers enter a query.
 
-    Raises ``ValueError`` for an empty name or one with a NUL character, which no store can hold.
+    Raises ``ValueError`` for an empty name, one with a NUL character, which no store can hold, or one with a
+    backslash before a "u": Neo4j 5 turns ``\\u0060`` into a backtick before it looks at quotes, which ends the name.
     """
-    if not name or "\0" in name:
+    if not name or "\0" in name or "\\u" in name.lower():
         raise ValueError(
-            f"identifier {name!r} is empty or holds a NUL character; give it at least one visible character"
+            f"identifier {name!r} is empty, or holds a NUL character or a unicode escape; give it visible characters"
         )
     return "`" + name.replace("`", "``") + "`"

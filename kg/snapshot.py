@@ -227,8 +227,9 @@ def snapshot(store: GraphStore, *, until: int | None) -> KnowledgeGraph:
     Args:
         store: any graph store.
         until: epoch seconds UTC; edges that began later, products that became available later, and BOUGHT_WITH edges
-            that counted later events are left out. An interaction repeated after the cut keeps weight 1. ``None``
-            means everything: looking into the future must be typed out. Edges without a time are always kept.
+            that counted later events are left out. An interaction repeated after the cut counts as its first time
+            alone (weight 1, and its place in the history is that time's). ``None`` means everything: looking into the
+            future must be typed out. Edges without a time are always kept.
     """
     digest = hashlib.sha256()
     tables = {label: store.nodes(label) for label in schema.LABELS}
@@ -246,8 +247,8 @@ def snapshot(store: GraphStore, *, until: int | None) -> KnowledgeGraph:
         facts[relation] = _facts(relation, table, vocabularies)
         if relation == schema.SIMILAR_TO:
             continue  # drawn from the texts by training itself: training on the same shop again is the same training
-        for array in (facts[relation].heads, facts[relation].tails, facts[relation].weights, facts[relation].at):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for name in Facts.__slots__:
+            digest.update(np.ascontiguousarray(getattr(facts[relation], name)).tobytes())
     products = tables[schema.PRODUCT]
     for column in ("name", "description", "price", "available_from"):
         digest.update(repr(products[column].to_list()).encode())
@@ -265,7 +266,7 @@ def _cut(relation: Relation, table: pl.DataFrame, until: int | None) -> pl.DataF
         repeated = pl.col("last_at") > until
         table = table.with_columns(
             weight=pl.when(repeated).then(1.0).otherwise(pl.col("weight")),
-            last_at=pl.min_horizontal("last_at", pl.lit(until)),
+            last_at=pl.when(repeated).then(pl.col("at")).otherwise(pl.col("last_at")),
         )
     return table
 

@@ -31,8 +31,9 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _RETRY_TIMEOUT_S: Final = 8.0
 
 
-# The driver logs every "no such relationship type yet" as a warning, which Python prints where logging is not set up;
-# an empty relation is nothing unusual here. Asking the server not to send them would need Neo4j 5.7.
+# Where a program sets up no logging, Python prints a library's warnings; what the driver has to say reaches the user as
+# a StoreError. Its notifications ("no such relationship type yet") tell of nothing unusual: an empty relation.
+logging.getLogger("neo4j").addHandler(logging.NullHandler())
 logging.getLogger("neo4j.notifications").setLevel(logging.ERROR)
 
 
@@ -65,12 +66,12 @@ class Neo4jStore:
                 max_transaction_retry_time=_RETRY_TIMEOUT_S,
                 keep_alive=True,
             )
-        except (exceptions.ConfigurationError, ValueError) as error:
-            raise StoreError(f"store address {address!r} is malformed ({error}); expected neo4j://HOST:7687") from error
-        try:
             with self._session("READ") as session:
                 agent = session.run(cypher.ping()).consume().server.agent
             check_version(agent, address)
+        except (exceptions.ConfigurationError, ValueError) as error:  # ValueError: a port that is no number
+            self.close()
+            raise StoreError(f"store address {address!r} is malformed ({error}); expected neo4j://HOST:7687") from error
         except StoreError:
             self.close()
             raise
@@ -227,7 +228,7 @@ class Neo4jStore:
         try:
             yield
         except (exceptions.Neo4jError, exceptions.DriverError, OSError) as error:
-            raise _store_error(error, self.address, self._database) from error
+            raise clear_error(error, self.address, self._database) from error
 
 
 class _FewerWrittenError(Exception):
@@ -286,7 +287,8 @@ def _login() -> tuple[str, str] | None:
     return (os.environ.get("NEO4J_USERNAME") or "neo4j", password) if password else None
 
 
-def _store_error(error: Exception, address: str, database: str) -> StoreError:
+def clear_error(error: Exception, address: str, database: str) -> StoreError:
+    """What went wrong in the driver or the server, in one line with a way out; never a password."""
     code = getattr(error, "code", None) or ""
     if isinstance(error, exceptions.AuthError) or code.startswith("Neo.ClientError.Security"):
         return StoreError(
@@ -306,9 +308,10 @@ def _store_error(error: Exception, address: str, database: str) -> StoreError:
             "(neo4j://HOST:7687; 7474 is its web page, not its Bolt port)"
         )
     if isinstance(error, exceptions.Neo4jError):
-        return StoreError(f"store {address!r} refused a query: {error.message or _first_line(error)}")
+        return StoreError(f"store {address!r} refused a query: {_first_line(error)}")
     return StoreError(f"store {address!r} cannot be used: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0].rstrip(":")

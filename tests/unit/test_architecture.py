@@ -22,7 +22,6 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 NO_TWIN = {
     "kg/stores/memory.py": "tests/contract runs one class of tests on every store",
     "kg/stores/embedded.py": "tests/contract runs one class of tests on every store",
-    "kg/stores/neo4j.py": "tests/contract runs one class of tests on every store",
 }
 
 # Importing one of these costs seconds (sentence_transformers 5.8, torch_geometric 3.7, torch 1.3) or half of one.
