@@ -267,6 +267,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a product is for a customer: sentence, paths, and the Cypher that shows them."""
+    from kg.cypher import browser_parameters
     from recommender import Engine
 
     with Engine.open(workspace) as engine:
@@ -277,15 +278,44 @@ def explain(
     _print_explanation(explanation, indent="")
     if explanation is not None:
         _say("\nTo see it in Neo4j Browser:\n")
-        _say(f":params {json.dumps(explanation.parameters, ensure_ascii=False)}\n")
+        _say(f"{browser_parameters(explanation.parameters)}\n")
         _say(explanation.cypher)
         _say(f"\nverified: {str(explanation.verified).lower()}  at {explanation.checked_at}")
     return None
 
 
 @app.command()
-def doctor(workspace: WorkspaceOption, as_json: JsonOption = False) -> None:
-    """Check a workspace, its store, its graph and its model; exit with 1 where something is wrong."""
+def evaluate(
+    workspace: WorkspaceOption,
+    protocol: Annotated[
+        Literal["items", "time"], typer.Option(help="items: hide a fifth of the items. time: hide all after a cut.")
+    ] = "items",
+    cut: Annotated[str | None, typer.Option(help="ISO date of the time cut; chosen from the data by default.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many splits, each trained from scratch.")] = 1,
+    k: Annotated[int, typer.Option(min=1, help="List length.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure on your own data how well new items are recommended, beside simple methods."""
+    from kg import Workspace
+    from recommender.evaluation import evaluate as run
+
+    with _stages(quiet=as_json) as progress:
+        evaluation = run(
+            Workspace.open(workspace), protocol=protocol, cut=cut, seeds=range(seeds), k=k, progress=progress
+        )
+    if as_json:
+        return _print_json(evaluation.to_json())
+    return _say(str(evaluation))
+
+
+@app.command()
+def doctor(
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Leave it out to check the installation alone.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the installation, and a workspace: store, graph, model; exit with 1 where something is wrong."""
     from recommender.doctor import examine
 
     report = examine(workspace)
@@ -370,6 +400,8 @@ def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 def main() -> None:
     """Entry point: a clear error on stderr and exit code 1, never a traceback (``FIRSTSHELF_DEBUG=1`` shows it)."""
+    # Read by transformers when it is imported: its own bars would break into ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except KeyboardInterrupt:

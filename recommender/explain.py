@@ -93,7 +93,7 @@ def _explanation(paths: list[tuple[Path, Metapath]], checked_at: str) -> Explana
         sentence=sentence(best),
         paths=tuple(path for path, _ in paths),
         cypher=cypher.explain_query(metapath),
-        parameters={"starts": [best.nodes[0].key], "ends": [best.nodes[-1].key]},
+        parameters={"start": best.nodes[0].key, "end": best.nodes[-1].key},
         verified=True,
         checked_at=checked_at,
     )

@@ -78,7 +78,7 @@ def test_a_bare_history_is_answered(opened: Engine) -> None:
 
 def test_explain_prints_what_pastes_into_the_browser(opened: Engine) -> None:
     told = runner.invoke(app, ["explain", "u1", "epoxy", "--workspace", "w"]).stdout
-    assert ':params {"starts": ["u1"], "ends": ["epoxy"]}' in told
+    assert ':params {start: "u1", end: "epoxy"}' in told
     assert "MATCH" in told
     assert "verified: true" in told
     answer = json.loads(runner.invoke(app, ["explain", "u1", "stone", "--workspace", "w", "--json"]).stdout)

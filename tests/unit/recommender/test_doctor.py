@@ -50,3 +50,9 @@ def test_no_workspace_is_an_answer_not_an_exception(tmp_path: Path) -> None:
     assert not report.ok
     assert report.checks[-1].name == "workspace"
     assert report.to_json()["ok"] is False
+
+
+def test_without_a_workspace_the_installation_is_examined() -> None:
+    report = examine()
+    assert report.ok
+    assert [check.name for check in report.checks] == ["compute device", "packaged text model"]

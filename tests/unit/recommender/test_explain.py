@@ -21,7 +21,7 @@ def test_an_explanation_tells_the_best_path_and_how_to_see_it(graph: KnowledgeGr
     assert explanation.sentence == "“Epoxy” is made by Gorilla, like “Super Glue” in the history."
     answer = explanation.to_json()
     assert answer["verified"] is True
-    assert answer["parameters"] == {"starts": ["u1"], "ends": ["epoxy"]}
+    assert answer["parameters"] == {"start": "u1", "end": "epoxy"}
     best = answer["paths"][0]
     assert [node["key"] for node in best["nodes"]] == ["u1", "glue", "gorilla", "epoxy"]
     assert [(edge["type"], edge["forward"], edge["source"]) for edge in best["edges"]] == [
@@ -37,7 +37,7 @@ def test_a_bare_history_starts_at_its_item(graph: KnowledgeGraph, store: GraphSt
     [explanation] = Explainer(graph, store).explain([None], [nums(graph, "glue")], nums(graph, "epoxy"))
     assert explanation is not None
     assert explanation.paths[0].nodes[0].label == schema.PRODUCT
-    assert explanation.parameters == {"starts": ["glue"], "ends": ["epoxy"]}
+    assert explanation.parameters == {"start": "glue", "end": "epoxy"}
 
 
 def test_no_path_is_none(graph: KnowledgeGraph, store: GraphStore) -> None:

@@ -11,7 +11,7 @@ PATH = Path(
     "similar_text",
 )
 WHY = Explanation(
-    "B is like A.", (PATH,), "MATCH …", {"starts": ["u1"], "ends": ["b"]}, True, "2026-01-01T00:00:00+00:00"
+    "B is like A.", (PATH,), "MATCH …", {"start": "u1", "end": "b"}, True, "2026-01-01T00:00:00+00:00"
 )
 ROW = Recommendation("u1", "b", "B", 1, 0.9, "fusion", WHY)
 
@@ -36,7 +36,7 @@ def test_a_line_of_the_output_has_the_keys_of_the_contract() -> None:
             }
         ],
         "cypher": "MATCH …",
-        "parameters": {"starts": ["u1"], "ends": ["b"]},
+        "parameters": {"start": "u1", "end": "b"},
         "verified": True,
         "checked_at": "2026-01-01T00:00:00+00:00",
     }
