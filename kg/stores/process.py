@@ -185,10 +185,10 @@ def serve() -> None:
                 return
             try:
                 result, table = _answer(store, header["method"], header["arguments"], frame, answers)
+                _send(answers, {"result": result}, table)
             except Exception as error:  # noqa: BLE001  told to the parent, which raises it
                 _send(answers, {"error": type(error).__name__, "message": str(error)})
                 continue
-            _send(answers, {"result": result}, table)
             if header["method"] == "close":
                 return
     except BrokenPipeError:
@@ -229,11 +229,14 @@ def _answer(
         case "get_mark", [], None:
             return store.get_mark(), None
         case "set_mark", [mark], None:
-            return store.set_mark(mark), None
+            store.set_mark(mark)
+            return None, None
         case "clear", [], None:
-            return store.clear(), None
+            store.clear()
+            return None, None
         case "close", [], None:
-            return store.close(), None
+            store.close()
+            return None, None
     raise ValueError(f"the embedded store has no call {method!r} with {len(arguments)} arguments")
 
 

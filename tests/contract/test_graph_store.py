@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from kg import METAPATHS, GraphStore, Metapath, Relation, WriteCount, cypher, schema
+from kg import METAPATHS, GraphStore, Metapath, Relation, WriteCount, cypher, open_store, schema, snapshot
 from kg.errors import StoreError
 
 METAPATH = {metapath.name: metapath for metapath in METAPATHS}
@@ -320,6 +320,17 @@ class TestGraphStore:
         assert all(len(rows) == 0 for rows in contents(store).values())
         assert store.get_mark() is None
         assert fill(store) == first
+
+    def test_a_snapshot_is_the_same_from_every_store(self, store: GraphStore) -> None:
+        memory = open_store("memory:")
+        fill(memory)
+        fill(store)
+        for until in (None, 1_360_000_000):
+            expected, found = snapshot(memory, until=until), snapshot(store, until=until)
+            assert found.content_hash == expected.content_hash
+            assert found.items.keys == expected.items.keys
+            assert found.products.equals(expected.products)
+        assert snapshot(store, until=None).content_hash != snapshot(store, until=1_360_000_000).content_hash
 
     def test_progress_adds_up_to_the_rows(self, store: GraphStore) -> None:
         seen: list[int] = []

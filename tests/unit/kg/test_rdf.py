@@ -27,12 +27,12 @@ def test_skos():
     content = turtle(
         """t:coffee a skos:Concept ; skos:prefLabel "Kaffee"@de , "Coffee"@en ; skos:altLabel "Java" .
         t:coffee skos:broader t:food .
-        t:food skos:prefLabel "Food" ; skos:narrower t:tea .
+        t:food skos:prefLabel "Aliment" , "Food"@en-GB ; skos:narrower t:tea .
         t:tea a skos:Concept ; skos:prefLabel "茶"@zh , "Tee"@de ."""
     )
     assert content.concepts == [
         Concept(T + "coffee", "Coffee", ["Coffee", "Kaffee", "Java"], [T + "food"]),
-        Concept(T + "food", "Food", ["Food"], []),
+        Concept(T + "food", "Food", ["Food", "Aliment"], []),
         Concept(T + "tea", "Tee", ["Tee", "茶"], [T + "food"]),
     ]
     assert content.products == []
@@ -41,7 +41,7 @@ def test_skos():
 def test_classes_and_what_is_above_everything():
     content = turtle(
         """t:Pen a owl:Class ; rdfs:label "Pen" ; rdfs:subClassOf t:Tool , owl:Thing , [ a owl:Restriction ] .
-        t:Tool a rdfs:Class ; rdfs:subClassOf rdfs:Resource .
+        t:Tool a rdfs:Class ; rdfs:subClassOf rdfs:Resource . owl:Thing a owl:Class .
         t:notAClass rdfs:label "left alone" ."""
     )
     assert content.concepts == [Concept(T + "Pen", "Pen", ["Pen"], [T + "Tool"]), Concept(T + "Tool", "Tool", [], [])]

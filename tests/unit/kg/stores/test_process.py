@@ -82,3 +82,11 @@ def test_a_path_that_cannot_hold_a_graph_is_an_error_at_opening(tmp_path: Path) 
     (tmp_path / "graph.kgl").write_text("not a graph")
     with pytest.raises(StoreError):
         ProcessStore(f"file:{tmp_path}/graph.kgl")
+
+
+def test_an_answer_that_json_cannot_carry_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    store = ProcessStore(f"file:{tmp_path}/graph")
+    with pytest.raises(StoreError, match="date"):
+        store.run("RETURN date('2024-05-01') AS day", {})
+    assert store.run("RETURN 1 AS one", {}) == [{"one": 1}]
+    store.close()
