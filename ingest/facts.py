@@ -1,7 +1,7 @@
 """What items, events and taxonomies bring to the graph: node and edge tables, a pure function of the canonical data.
 
 Keys
-    Category   the whole path, root first, joined by `` > ``; ``>`` and ``\\`` inside a label are escaped by ``\\``.
+    Category   the whole path, root first, joined by `` > ``; a ``>`` inside a label is written ``\\>``.
                A flat category is a path of length one.
     Brand      the cleaned name, case-folded ("OPI" and "Opi" are one brand); shown as it is written most often.
     Attribute  ``attribute=value``, both case-folded, ``=`` inside the attribute's name escaped. Numbers fall into
@@ -107,7 +107,7 @@ def _bounded(key: str) -> str:
 
 def category_key(path: Iterable[str]) -> str:
     """Key of the category at the end of a path of labels, root first; two paths never share one."""
-    return _bounded(" > ".join(label.replace("\\", "\\\\").replace(">", "\\>") for label in path))
+    return _bounded(" > ".join(label.replace(">", "\\>") for label in path))
 
 
 def brand_key(brand: str) -> str:

@@ -107,7 +107,7 @@ def test_one_item_with_everything():
             "category_path": ["Kitchen", "Coffee", "Pots"],
             "categories": ["Gifts", "Coffee"],
             "brand": "Alder",
-            "attributes": {"Cups": 3, "colour": ["Red", "red"], "induction": True},
+            "attributes": {"Cups": [4, 3], "colour": ["Red", "red"], "induction": True},
             "price": 30,
             "available_from": 1000,
             "image": "i.jpg",

@@ -1,3 +1,4 @@
+import polars as pl
 import pytest
 
 from ingest import launch_item
@@ -66,6 +67,14 @@ def test_an_old_product_launched_again_keeps_its_interactions(good_shop, memory,
     launch_item({"item_id": "i1", "title": "Moka pot 2"}, workspace, memory)
     assert memory.edges(schema.INTERACTED).equals(before)
     assert memory.edges(schema.MADE_BY).filter(head="i1").height == 0
+
+
+def test_what_a_person_said_of_a_product_stays(good_shop, memory, workspace):
+    good_shop.load(memory, workspace=workspace)
+    said = pl.DataFrame({"head": ["i1"], "tail": ["Outdoor"], "source": ["person"]})
+    memory.write_edges(schema.IN_CATEGORY, said)
+    launch_item({"item_id": "i1", "title": "Moka pot 2"}, workspace, memory)
+    assert memory.edges(schema.IN_CATEGORY).filter(head="i1")["tail"].to_list() == ["Outdoor"]
 
 
 def test_the_folder_has_the_last_word_on_its_items(good_shop, memory, workspace):

@@ -118,6 +118,14 @@ def test_a_later_folder_without_a_workspace_deletes_nothing_of_others(good_shop,
     assert ("i3", "berg") in pairs(memory, schema.MADE_BY)
 
 
+def test_a_customer_named_like_a_product_keeps_its_interactions(shop, memory):
+    shop.write("items.jsonl", [{"item_id": "1"}, {"item_id": "2"}]).write("events.csv", "user_id,item_id\n1,2\n")
+    shop.load(memory)
+    shop.write("events.csv", "user_id,item_id\n1,1\n")
+    shop.load(memory)
+    assert pairs(memory, schema.INTERACTED) == [("1", "1"), ("1", "2")]
+
+
 def test_events_alone_need_items_that_are_there(shop, memory, workspace, helpers):
     shop.write("events.csv", "user_id,item_id\nu,i\n")
     report = shop.load(memory, workspace=workspace)
@@ -194,6 +202,7 @@ def test_a_changing_load_that_was_cut_off_is_continued(good_shop, tmp_path, help
     good_shop.load(stores[0], workspace=workspaces[0])
     with pytest.raises(KeyboardInterrupt):
         good_shop.load(DyingStore(stores[1], calls), workspace=workspaces[1])
+    assert stores[1].get_mark() is None
     good_shop.load(stores[1], workspace=workspaces[1])
     assert helpers.graph(stores[0]) == helpers.graph(stores[1])
 

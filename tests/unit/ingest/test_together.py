@@ -58,6 +58,14 @@ def test_one_customer_is_no_evidence():
     assert partners([("u1", "a", None, None), ("u2", "a", None, None)]) == []
 
 
+def test_among_equal_lifts_the_larger_support_stays(monkeypatch):
+    """a has 8 customers; 2 of them took b (and nobody else), 4 of them took c (and 4 others): lift .5 both."""
+    monkeypatch.setattr(together, "PARTNERS", 1)
+    rows = [(f"u{num}", "a", 1, 1) for num in range(8)] + [(f"u{num}", "b", 1, 1) for num in range(2)]
+    rows += [(f"u{num}", "c", 1, 1) for num in (0, 1, 2, 3, 10, 11, 12, 13)]
+    assert [row[1:2] + row[5:] for row in partners(rows) if row[0] == "a"] == [("c", 0.5, 4)]
+
+
 @pytest.mark.parametrize("block_pairs", [20_000_000, 40])
 def test_against_the_definition(monkeypatch, block_pairs):
     monkeypatch.setattr(together, "_BLOCK_PAIRS", block_pairs)
