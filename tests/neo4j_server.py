@@ -220,12 +220,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, timeout_s: fl
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    for end, patience_s in ((lambda: None, 20), (process.terminate, 10), (process.kill, 10)):
+    assert process.stdin is not None
+    for end in (process.stdin.close, process.terminate, process.kill):
         end()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+            process.wait(15)
             return
 
 
