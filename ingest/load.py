@@ -155,8 +155,7 @@ def _refuse_foreign(store: GraphStore, workspace: Workspace | None, content_hash
     if store.get_mark() not in {None, content_hash}:
         raise StoreError(
             f"store {store.address!r} holds the graph of another workspace, and loading {str(workspace.path)!r} would "
-            "replace it; name another database (NEO4J_DATABASE) or server, or empty this one with: "
-            "MATCH (n) DETACH DELETE n"
+            "replace it; name another database (NEO4J_DATABASE) or server, or delete every node of this one first"
         )
 
 

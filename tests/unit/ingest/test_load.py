@@ -162,6 +162,20 @@ def test_a_damaged_graph_is_mended(good_shop, memory, workspace, helpers):
     assert (report.nodes_added, report.nodes_updated, report.nodes_deleted) == (1, 1, 1)
 
 
+def test_the_graph_of_another_workspace_is_not_replaced(good_shop, memory, workspace, tmp_path, helpers):
+    good_shop.load(memory, workspace=workspace)
+    before = helpers.graph(memory)
+    other = Workspace.create(tmp_path / "other")
+    # The same shop in a new workspace is no other shop.
+    assert changes(good_shop.load(memory, workspace=other)) == (0, 0, 0, 0, 0, 0)
+    good_shop.write("items.jsonl", [{"item_id": "else"}]).write("events.csv", "user_id,item_id\n")
+    third = Workspace.create(tmp_path / "third")
+    with pytest.raises(StoreError, match="another workspace"):
+        good_shop.load(memory, workspace=third)
+    assert helpers.graph(memory) == before
+    assert not third.items_file.exists()
+
+
 class DyingStore:
     """A store whose process is cut off before its n-th writing call."""
 
