@@ -39,10 +39,10 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def meaning(shop):
+def meaning(shop, tmp_path_factory):
     """The graph in the memory store, and its load's report."""
     store = open_store("memory:")
-    report = load(shop, store, now=NOW)
+    report = load(shop, store, workspace=Workspace.create(tmp_path_factory.mktemp("meaning") / "workspace"), now=NOW)
     return graph(store), report
 
 

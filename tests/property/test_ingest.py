@@ -5,9 +5,9 @@ import io
 import json
 import math
 import random
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -54,15 +54,17 @@ class Place:
     """A shop folder, a store and a workspace that go away."""
 
     def __enter__(self):
-        self._folder = TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory()
         self.path = Path(self._folder.name)
         self.shop = self.path / "shop"
         self.shop.mkdir()
         self.workspace = Workspace.create(self.path / "workspace")
         self.store = open_store("memory:")
+        self._usual, tempfile.tempdir = tempfile.tempdir, str(self.path)  # for rejects without a workspace
         return self
 
     def __exit__(self, *_):
+        tempfile.tempdir = self._usual
         self._folder.cleanup()
 
     def load(self, items, events, *, workspace=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def check_counts(report):
     for name, count in report.files.items():
         assert count.read == count.accepted + count.rejected, name
     assert len(rejects_of(report)) == report.rows_rejected
+
+
+@pytest.fixture(autouse=True)
+def _rejects_without_a_workspace_go_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
