@@ -390,3 +390,13 @@ def put_rows(old: Any, new: Any, rows: NDArray[np.int64]) -> Any:
     if sparse.issparse(old):
         return sparse.csr_array(sparse.vstack([old, new], format="csr")[taken])
     return np.concatenate([old, new])[taken]
+
+
+def top_of_rows(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
+    """The k largest entries of each row."""
+    from scipy import sparse
+
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    kept = order[(np.arange(len(order)) - matrix.indptr[rows[order]]) < k]
+    return sparse.csr_array((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from encoders.content import top_of_rows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
@@ -74,13 +76,3 @@ def co_walk(interactions: sparse.csr_array) -> sparse.csr_array:
     totals = together.sum(axis=1)
     scale = np.divide(1, totals, out=np.zeros(len(totals)), where=totals > 1e-9)
     return sparse.csr_array(sparse.diags_array(scale) @ together, dtype=np.float32)
-
-
-def top_of_rows(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
-    """The k largest entries of each row."""
-    from scipy import sparse
-
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
-    kept = order[(np.arange(len(order)) - matrix.indptr[rows[order]]) < k]
-    return sparse.csr_array((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -37,6 +37,8 @@ class Examples:
         n_history: items of each history, shape (B,).
         positives: user row and candidate column of each hidden event, shape (2, P).
         known: the same of each event that is not hidden: these candidates are not ranked. Shape (2, Q).
+        rows: the histories, as ``Scorers.histories`` gives them.
+        scale: their scale, shape (B, 2, S).
     """
 
     personal: NDArray[np.float16]
@@ -44,6 +46,8 @@ class Examples:
     n_history: NDArray[np.float32]
     positives: NDArray[np.int64]
     known: NDArray[np.int64]
+    rows: sparse.csr_array
+    scale: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.personal)
@@ -238,7 +242,7 @@ class Calibrator:
         from sklearn.linear_model import LogisticRegression
 
         if labels.all() or not labels.any():
-            return cls(1.0, float(np.log((labels.mean() + 1e-6) / (1 + 1e-6 - labels.mean()) / kept)))
+            return cls(1.0, 0.0)
         model = LogisticRegression(C=1e3).fit(lifts[:, None], labels)
         return cls(float(max(model.coef_[0, 0], 1e-3)), float(model.intercept_[0] - np.log(kept)))
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
+from encoders.graph import GraphEncoder
 from encoders.text import TextEncoder
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
@@ -150,7 +151,7 @@ class Ranker:
         trainer = _Trainer(content, neighbours, interactions, reference, seed, report)
         fusions, calibrators, metrics = trainer.train()
         report("index", 0, 2)
-        scorers = trainer.scorers(interactions)
+        scorers = trainer.scorers(interactions, "everything")
         report("index", 1, 2)
         ranker = cls(
             graph.items.keys,
@@ -174,6 +175,7 @@ class Ranker:
         folder.mkdir(parents=True, exist_ok=True)
         self._content.save(folder / "content")
         save_neighbours(self._neighbours, folder / "neighbours.safetensors")
+        self._scorers.encoder.save(folder / "graph")
         self._scorers.save(folder / "scorers.safetensors")
         save_file(self._scales, folder / "scales.safetensors")
         for stratum, fusion in self._fusions.items():
@@ -211,11 +213,12 @@ class Ranker:
             )
         content = ItemContent.load(folder / "content")
         neighbours = load_neighbours(folder / "neighbours.safetensors")
+        encoder = GraphEncoder.load(folder / "graph")
         return cls(
             _read_json(folder / "items.json"),
             content,
             neighbours,
-            Scorers.load(folder / "scorers.safetensors", content, neighbours),
+            Scorers.load(folder / "scorers.safetensors", content, neighbours, encoder),
             {stratum: Fusion(load_file(folder / f"fusion-{stratum}.safetensors")) for stratum in STRATA},
             {stratum: Calibrator(**config["calibrators"][stratum]) for stratum in STRATA},
             metrics=_read_json(folder / "metrics.json"),
@@ -233,7 +236,7 @@ class Ranker:
         item_nums = np.asarray(item_nums, dtype=np.int64)
         self._content.put(ItemFacts.of(graph, item_nums), item_nums)
         self._neighbours.put(self._content, item_nums)
-        self._scorers.put()
+        self._scorers.put(item_nums)
         self.item_ids = (*self.item_ids, *graph.items.keys[len(self.item_ids) : len(self._content)])
         self._blocks.clear()
 
@@ -405,118 +408,126 @@ class _Trainer:
         self._rng = np.random.default_rng([seed, 1])
         self._columns = [*Scorers.names, *Scorers.fact_names, "history"]
 
-    def scorers(self, interactions: sparse.csr_array) -> Scorers:
-        return Scorers.fit(self._content, self._neighbours, interactions, ease_l2=_EASE_L2, reference=self._reference)
+    def scorers(self, interactions: sparse.csr_array, stage: str) -> Scorers:
+        """Everything that is fitted on interactions, the graph encoder included."""
+        encoder = GraphEncoder.fit(
+            self._content,
+            interactions,
+            views=self._neighbours.matrices,
+            seed=self._seed,
+            progress=lambda done, total: self._report(f"graph encoder, {stage}", done, total),
+        )
+        return Scorers.fit(
+            self._content,
+            self._neighbours,
+            encoder,
+            interactions,
+            ease_l2=_EASE_L2,
+            reference=self._reference,
+        )
 
     def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
+        """Learn both fusions from folds that each hide a fifth of the items; the last hides later events too."""
+        new, known = [], []
+        splits = self._splits()
+        for number, (seen, hidden_items, hidden_events) in enumerate(splits, start=1):
+            scorers = self.scorers(seen, f"fold {number} of {len(splits)}")
+            new.append(self._examples(scorers, seen, hidden_items, hidden_items))
+            if hidden_events is not None:
+                users = self._rng.permutation(seen.shape[0])
+                known = [
+                    self._examples(scorers, seen, hidden_events, seen, users=part) for part in np.array_split(users, 3)
+                ]
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator] = {}
-        metrics: dict[str, Any] = {}
-        for stratum, splits, blend in (
-            ("new", self._item_splits(), _BLEND),
-            ("known", self._event_splits(), _KNOWN_BLEND),
-        ):
-            folds = []
-            for number, (seen, hidden) in enumerate(splits):
-                self._report(f"{stratum} items: scores", number, len(splits))
-                folds.append(self._examples(stratum, seen, hidden))
-            self._report(f"{stratum} items: scores", len(splits), len(splits))
-            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, folds, blend)
+        metrics: dict[str, Any] = {"graph encoder gates": scorers.encoder.gates()}
+        for stratum, examples, blend in (("new", new, _BLEND), ("known", known, _KNOWN_BLEND)):
+            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples, blend)
         return fusions, calibrators, metrics
 
-    def _item_splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array]]:
-        """Each split hides a fifth of the warm items: they play the new ones."""
+    def _splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]]:
+        """What is seen, the hidden items' events, and (in the last split) hidden events of other items.
+
+        Each split hides a fifth of the warm items, which play the new ones. The last also hides a fifth of the events of
+        customers with three or more, which play what comes next: so both kinds are measured in one world.
+        """
         warm = self._rng.permutation(np.flatnonzero(np.bincount(self._interactions.indices)))
         n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))
-        splits = []
+        splits: list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]] = []
         for fold in range(_N_FOLDS):
-            hidden = np.zeros(self._interactions.shape[1], dtype=np.float32)
-            hidden[warm[fold * n_hidden : (fold + 1) * n_hidden]] = 1
-            splits.append(_split(self._interactions, hidden[self._interactions.indices] > 0))
+            hidden = np.zeros(self._interactions.shape[1], dtype=bool)
+            hidden[warm[fold * n_hidden : (fold + 1) * n_hidden]] = True
+            seen, hidden_items = _split(self._interactions, hidden[self._interactions.indices])
+            splits.append((seen, hidden_items, None))
+        lengths = np.diff(seen.indptr)
+        later = np.repeat(lengths >= 3, lengths) & (self._rng.random(seen.nnz) < _HIDDEN_SHARE)
+        splits[-1] = (*_split(seen, later)[:1], hidden_items, _split(seen, later)[1])
         return splits
 
-    def _event_splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array]]:
-        """A split hides a fifth of the events of customers who have three or more: they play what comes next."""
-        lengths = np.diff(self._interactions.indptr)
-        enough = np.repeat(lengths >= 3, lengths)
-        chosen = enough & (self._rng.random(len(enough)) < _HIDDEN_SHARE)
-        return [_split(self._interactions, chosen)]
-
     def _examples(
-        self, stratum: Stratum, seen: sparse.csr_array, hidden: sparse.csr_array
-    ) -> tuple[Scorers, list[Examples]]:
-        """Examples of a split, its users in three random parts for the known items and in one for the new ones."""
-        scorers = self.scorers(seen)
-        source = hidden if stratum == "new" else seen
-        candidates = np.flatnonzero(np.bincount(source.indices, minlength=source.shape[1]))
+        self,
+        scorers: Scorers,
+        seen: sparse.csr_array,
+        hidden: sparse.csr_array,
+        candidates_of: sparse.csr_array,
+        *,
+        users: NDArray[np.int64] | None = None,
+    ) -> Examples:
+        candidates = np.flatnonzero(np.bincount(candidates_of.indices, minlength=hidden.shape[1]))
         if len(candidates) > _MAX_CANDIDATES:
-            candidates = np.sort(self._rng.choice(candidates, _MAX_CANDIDATES, replace=False))
+            candidates = np.sort(np.random.default_rng(self._seed).choice(candidates, _MAX_CANDIDATES, replace=False))
+        users = self._rng.permutation(seen.shape[0]) if users is None else users
         wanted = sparse.csr_array(hidden[:, candidates])
-        users = np.flatnonzero((np.diff(wanted.indptr) > 0) & (np.diff(seen.indptr) > 0))
-        users = self._rng.permutation(users)[:_MAX_USERS]
-        n_parts = 1 if stratum == "new" else 3
+        testable = (np.diff(wanted.indptr) > 0) & (np.diff(seen.indptr) > 0)
+        users = users[testable[users]][:_MAX_USERS]
         block = scorers.block(candidates)
-        facts = scorers.facts(candidates)
-        examples = []
-        for part in np.array_split(users, n_parts):
-            rows = scorers.histories(_recent(seen[part]))
-            scale = scorers.scale(rows)
-            personal = np.empty((len(part), len(candidates), len(scorers.names)), dtype=np.float16)
-            for start in range(0, len(part), 256):
-                chunk = slice(start, start + 256)
-                personal[chunk] = block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4)
-            known = sparse.csr_array(seen[part][:, candidates])
-            n_history = np.diff(rows.indptr).astype(np.float32)
-            examples.append(
-                Examples(
-                    personal,
-                    facts,
-                    n_history,
-                    np.stack(wanted[part].nonzero()).astype(np.int64),
-                    np.stack(known.nonzero()).astype(np.int64),
-                )
-            )
-        self._last = (scorers, rows, scale, n_history)
-        return scorers, examples
+        rows = scorers.histories(_recent(seen[users]))
+        scale = scorers.scale(rows)
+        personal = np.empty((len(users), len(candidates), len(scorers.names)), dtype=np.float16)
+        for start in range(0, len(users), 256):
+            chunk = slice(start, start + 256)
+            personal[chunk] = block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4)
+        return Examples(
+            personal,
+            scorers.facts(candidates),
+            np.diff(rows.indptr).astype(np.float32),
+            np.stack(wanted[users].nonzero()).astype(np.int64),
+            np.stack(sparse.csr_array(seen[users][:, candidates]).nonzero()).astype(np.int64),
+            rows,
+            scale,
+        )
 
     def _fit(
-        self, stratum: Stratum, folds: list[tuple[Scorers, list[Examples]]], blend: dict[str, float]
+        self, stratum: Stratum, scorers: Scorers, examples: list[Examples], blend: dict[str, float]
     ) -> tuple[Fusion, Calibrator, dict[str, Any]]:
-        examples = [example for _, parts in folds for example in parts if len(example)]
-        weights = np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32)
         *train, validation = examples
-        scorers, rows, scale, n_history = self._last
-        name = f"{stratum} items: fusion"
-        used = [place for place, column in enumerate(self._columns) if stratum == "known" or column not in _OWN]
-        mask = np.zeros(len(weights), dtype=bool)
-        mask[used] = True
+        weights = np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32)
+        readable = np.array([stratum == "known" or column not in _OWN for column in self._columns])
         fusion, about = Fusion.fit(
             weights,
             train,
             validation,
-            readable=mask,
+            readable=readable,
             epochs=_EPOCHS,
             seed=self._seed,
-            progress=lambda done, total: self._report(name, done, total),
+            progress=lambda done, total: self._report(f"fusion of {stratum} items", done, total),
         )
         scores = fusion.scores(validation)
-        lifts = scores - _baseline(scorers, fusion, stratum, rows, scale, n_history)[:, None]
-        labels = np.zeros(lifts.shape, dtype=bool)
+        baseline = _baseline(scorers, fusion, stratum, validation.rows, validation.scale, validation.n_history)
+        labels = np.zeros(scores.shape, dtype=bool)
         labels[validation.positives[0], validation.positives[1]] = True
-        allowed = np.ones(lifts.shape, dtype=bool)
+        allowed = np.ones(scores.shape, dtype=bool)
         allowed[validation.known[0], validation.known[1]] = False
         kept = 1.0 if stratum == "new" else _HIDDEN_SHARE
-        calibrator = Calibrator.fit(lifts[allowed], labels[allowed], kept=kept)
-        personal = validation.personal
-        single = {
-            column: round(float(validation.ndcg(personal[:, :, place].astype(np.float32)).mean()), 4)
-            for place, column in enumerate(Scorers.names)
-        }
+        calibrator = Calibrator.fit((scores - baseline[:, None])[allowed], labels[allowed], kept=kept)
         about |= {
             "n_users": len(validation),
-            "n_items": validation.personal.shape[1],
+            "n_items": scores.shape[1],
             "ndcg@20": round(float(validation.ndcg(scores).mean()), 4),
-            "ndcg@20 of single scores": single,
+            "ndcg@20 of single scores": {
+                column: round(float(validation.ndcg(validation.personal[:, :, place].astype(np.float32)).mean()), 4)
+                for place, column in enumerate(Scorers.names)
+            },
         }
         return fusion, calibrator, about
 

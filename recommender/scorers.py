@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import sparse
 
-from recommender.collaborative import co_walk, fit_item_model, top_of_rows
+from encoders.content import put_rows, top_of_rows
+from recommender.collaborative import co_walk, fit_item_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from encoders.content import ItemContent
+    from encoders.graph import GraphEncoder
 
 N_NEIGHBOURS: Final = 200
 """Warm neighbours kept per item and view; fewer lost nothing for direct scores, 50 lost a little."""
@@ -62,6 +64,8 @@ WALKED: Final = (
 )
 """(step, view, power): the history after one step through behaviour, then to the candidate's nearest warm items."""
 RIDGE_L2: Final = (3.0, 30.0)
+GRAPH: Final = ("graph", "graph mean", "ease+graph")
+"""The graph encoder's own score; the cosine with the mean of the history; the same after one step through behaviour."""
 FACT_VIEWS: Final = (("words", 2), ("text", 6), ("brands", 1), ("categories", 3))
 BEHAVIOUR: Final = ("ease", "walk")
 """Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
@@ -75,6 +79,7 @@ def score_names() -> tuple[str, ...]:
         *(f"{step}+{view}" for step, view, _ in WALKED),
         *(f"ridge {l2:g}" for l2 in RIDGE_L2),
         "ease+ridge",
+        *GRAPH,
         *BEHAVIOUR,
     )
 
@@ -94,8 +99,6 @@ class Neighbours:
 
     def put(self, content: ItemContent, item_nums: NDArray[np.int64]) -> None:
         """Find the neighbours of new (or changed) items and append (or replace) their rows."""
-        from encoders.content import put_rows
-
         n_items = len(content)
         self.warm = np.concatenate([self.warm, np.zeros(n_items - len(self.warm), dtype=bool)])
         for view, matrix in self.matrices.items():
@@ -144,9 +147,12 @@ class Scorers:
         "popularity",
     )
 
-    def __init__(self, content: ItemContent, neighbours: Neighbours, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, content: ItemContent, neighbours: Neighbours, encoder: GraphEncoder, arrays: dict[str, NDArray[Any]]
+    ) -> None:
         self._content = content
         self._neighbours = neighbours
+        self.encoder = encoder
         self._arrays = arrays
         self.n_events: NDArray[np.int64] = arrays["n_events"]
         self._warm = np.flatnonzero(self.n_events > 0)
@@ -167,6 +173,7 @@ class Scorers:
         cls,
         content: ItemContent,
         neighbours: Neighbours,
+        encoder: GraphEncoder,
         interactions: sparse.csr_array,
         *,
         ease_l2: float,
@@ -177,6 +184,7 @@ class Scorers:
         Args:
             content: content of all I items.
             neighbours: their warm neighbours.
+            encoder: trained on the same interactions.
             interactions: shape (U, I), binary.
             ease_l2: EASE's penalty.
             reference: item nums by which scores are scaled.
@@ -205,7 +213,7 @@ class Scorers:
         popularity = np.log1p(n_events[warm]).astype(np.float32)
         centre = float(popularity.mean())
         arrays["popularity"] = np.linalg.solve(gram + 10 * diagonal, rows.T @ (popularity - centre)).astype(np.float32)
-        return cls(content, neighbours, arrays)
+        return cls(content, neighbours, encoder, arrays)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; the content and the neighbours are saved by the ranker."""
@@ -217,17 +225,18 @@ class Scorers:
         save_file(arrays, path)
 
     @classmethod
-    def load(cls, path: Path, content: ItemContent, neighbours: Neighbours) -> Scorers:
+    def load(cls, path: Path, content: ItemContent, neighbours: Neighbours, encoder: GraphEncoder) -> Scorers:
         """Read what ``save`` wrote."""
         from safetensors.numpy import load_file
 
         arrays = load_file(path)
         if "ease" in arrays:
             arrays["ease"] = arrays["ease"].astype(np.float32)
-        return cls(content, neighbours, arrays)
+        return cls(content, neighbours, encoder, arrays)
 
-    def put(self) -> None:
-        """Take up items that were appended to the content: they are new to these scorers."""
+    def put(self, item_nums: NDArray[np.int64]) -> None:
+        """Take up items that were appended to (or changed in) the content and the neighbours; appended ones are new."""
+        self.encoder.put(self._content, item_nums)
         grown = np.zeros(len(self._content) - len(self.n_events), dtype=np.int64)
         self.n_events = self._arrays["n_events"] = np.concatenate([self.n_events, grown])
 
@@ -308,6 +317,11 @@ class Block:
         place = np.full(len(scorers.n_events), -1)
         place[warm] = np.arange(len(warm))
         self._own = place[item_nums]
+        encoder = scorers.encoder
+        self._kernel = encoder.kernel(warm, item_nums, scorers._neighbours.matrices)
+        self._attention = encoder.attention(warm)
+        self._history_vectors = encoder.vectors[warm]
+        self._vectors = encoder.vectors[item_nums]
 
     def personal(self, histories: sparse.csr_array, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """All personal scores, scaled for each user.
@@ -339,6 +353,8 @@ class Block:
             ridges = {l2: histories @ _dense(arrays[f"ridge {l2:g}"] @ self._dense.T) for l2 in RIDGE_L2}
             yield from ridges.values()
             yield _dense(histories @ (models["ease"] @ (arrays[f"ridge {RIDGE_L2[-1]:g}"] @ self._dense.T)))
+            yield from self._graph(histories)
+            yield _dense(histories @ (models["ease"] @ (self._history_vectors @ self._vectors.T)))
             for step in BEHAVIOUR:
                 own = _dense(models[step][:, np.maximum(self._own, 0)])
                 yield np.where(self._own >= 0, _dense(histories @ own), 0)
@@ -349,8 +365,17 @@ class Block:
         for l2 in RIDGE_L2:
             yield (histories @ arrays[f"ridge {l2:g}"]) @ self._dense.T
         yield (steps["ease"] @ arrays[f"ridge {RIDGE_L2[-1]:g}"]) @ self._dense.T
+        yield from self._graph(histories)
+        yield (steps["ease"] @ self._history_vectors) @ self._vectors.T
         for step in BEHAVIOUR:
             yield np.where(self._own >= 0, steps[step][:, self._own], 0)
+
+    def _graph(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
+        attended = histories @ sparse.diags_array(self._attention, format="csr")
+        totals = np.maximum(np.asarray(attended.sum(axis=1)).ravel(), 1e-9)
+        attended = sparse.diags_array(1 / totals, format="csr") @ attended
+        yield np.log(attended @ self._kernel + 1e-6)
+        yield (attended @ self._history_vectors) @ self._vectors.T
 
 
 def _dense(matrix: Any) -> NDArray[np.float32]:
