@@ -399,7 +399,7 @@ def _words(graph: KnowledgeGraph) -> sparse.csr_array:
     try:
         return sparse.csr_array(vectorizer.fit_transform(texts))
     except ValueError:  # no item has a single word
-        return sparse.csr_array((len(texts), 1), dtype=np.float32)
+        return sparse.csr_array(np.zeros((len(texts), 1), dtype=np.float32))
 
 
 def _histories(graph: KnowledgeGraph) -> list[NDArray[np.int64]]:

@@ -338,7 +338,8 @@ def as_if_warm(case: Case) -> Fitted:
     text = _text_blend(case)
     weights = []
     for number in range(5):
-        told = sparse.diags_array((fold != number).astype(np.float32)) @ case.truth
+        others = sparse.diags_array((fold != number).astype(np.float32))
+        told = others @ case.truth @ sparse.diags_array(case.new.astype(np.float32))
         gram = sparse.csr_array(case.train + told)
         weights.append(_ease_weights(_dense(gram.T @ gram), 50.0)[:, case.new].copy())
     place = np.cumsum(case.new) - 1
@@ -382,7 +383,7 @@ METHODS: Final[dict[str, Callable[[Case], Fitted]]] = {
         as_if_warm,
     )
 }
-WARM_ONLY: Final = {"itemknn", "ease"}
+WARM_ONLY: Final = {"itemknn", "ease", "lightgcn"}
 """Methods that say nothing about new items; they are shown for warm items."""
 
 
@@ -520,10 +521,10 @@ def _ease_scores(case: Case, ridge: float) -> Scorer:
         return _ease_weights(_dense(warm.T @ warm), ridge)
 
     # One at a time: on a shop of 12,000 items the weights take half a gigabyte.
-    key = ("ease", id(case.train), ridge)
-    if case.shared.get("ease key") != key:
-        case.shared["ease key"], case.shared["ease"] = key, fit()
-    weights: Floats = case.shared["ease"]
+    of, with_ridge, weights = case.shared.get("ease", (None, None, None))
+    if of is not case.train or with_ridge != ridge:
+        weights = fit()
+        case.shared["ease"] = case.train, ridge, weights
     place = np.full(len(case.items), -1)
     place[case.warm_nums] = np.arange(len(case.warm_nums))
 
@@ -560,8 +561,8 @@ def _ease_weights(gram: Floats, ridge: float) -> Floats:
     return np.asarray(weights, dtype=np.float32)
 
 
-def _tuned_on_pairs(case: Case, make: Callable[[Case, Any], Scorer], grid: Iterable[Any]) -> Any:
-    """The setting that ranks a hidden tenth of the training pairs best among warm items."""
+def pair_split(case: Case) -> Case:
+    """The inner case of warm methods: a tenth of the training pairs hidden, pool all items."""
     rng = np.random.default_rng(20_000 + case.seed)
     chosen = rng.random(case.train.nnz) < 0.1
     users = np.repeat(np.arange(len(case.users)), np.diff(case.train.indptr))
@@ -569,15 +570,22 @@ def _tuned_on_pairs(case: Case, make: Callable[[Case, Any], Scorer], grid: Itera
         sparse.csr_array((case.train.data[side], (users[side], case.train.indices[side])), shape=case.train.shape)
         for side in (chosen, ~chosen)
     )
-    inner = Case(case.items, case.users, kept, hidden, np.zeros(len(case.items), dtype=bool), case.seed)
-    inner.shared.update({name: value for name, value in case.shared.items() if name not in {"ease", "ease key"}})
+    known = (np.asarray(kept.sum(axis=1)).ravel() > 0).astype(np.float32)
+    hidden = sparse.csr_array(sparse.diags_array(known) @ hidden)
+    hidden.eliminate_zeros()
+    shared = {name: value for name, value in case.shared.items() if name != "ease"}
+    return Case(case.items, case.users, kept, hidden, np.zeros(len(case.items), dtype=bool), case.seed, shared)
+
+
+def _tuned_on_pairs(case: Case, make: Callable[[Case, Any], Scorer], grid: Iterable[Any]) -> Any:
+    """The setting that ranks the hidden pairs of ``pair_split`` best."""
+    inner = pair_split(case)
     pool = np.ones(len(case.items), dtype=bool)
-    known = np.asarray(kept.sum(axis=1)).ravel() > 0
-    tests = np.array([user for user in inner.test_users(pool) if known[user]], dtype=np.int64)[:3000]
+    users = inner.test_users(pool)[:3000]
     settings, quality = list(grid), []
     for setting in settings:
-        lists = rank(inner, make(inner, setting), tests, pool)
-        quality.append(ranking_metrics(lists, hidden[tests])["ndcg@20"].mean())
+        lists = rank(inner, make(inner, setting), users, pool)
+        quality.append(ranking_metrics(lists, inner.truth[users])["ndcg@20"].mean())
     return settings[int(np.argmax(quality))]
 
 

@@ -1,0 +1,345 @@
+"""The leaderboard: python benchmarks/quality/leaderboard.py DATA_FOLDER --set scientific --seeds 0 1 2 3 4
+
+DATA_FOLDER holds one folder a set (cases.py says how each is read). Every cell, one method on one split, becomes a JSON
+file under --output as soon as it is measured; a cell that is there for the same data is not measured again, so the
+command can be stopped and started. The lists behind the cells are kept under --work, and the comparisons (paired
+intervals over users and over new items, Holm over methods) are made from them at the end.
+
+Protocol "cold" hides what the set's split hides and ranks new items only; protocol "warm" (--protocol warm) hides a
+tenth of the other pairs too and ranks all items. A set that is split by time has one split for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import psutil
+from baselines import METHODS, WARM_ONLY, NotDefinedError, _tfidf, rank
+from cases import SETS, Case, load_case, make_split
+from product import CONTROLS, NAME, ControlNotDefinedError, run_product
+from scipy import sparse
+from trained import TRAINED
+
+from recommender.evaluation import measure
+from recommender.metrics import holm, ndcg_by_item, paired_bootstrap, ranking_metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BASELINES: Final = {**METHODS, **TRAINED}
+REFERENCE: Final = "as_if_warm"
+K: Final = 20
+_LONG: Final = 100
+"""Slots asked for; the first 50 are measured, the rest lets warm items be looked at alone."""
+_KEPT: Final = 50
+
+
+def main() -> None:
+    options = _options()
+    for name in options.sets:
+        for seed in options.seeds:
+            folder = options.work / "splits" / f"{name}-{options.protocol}-{seed}"
+            if SETS[name].options.get("protocol") == "time":
+                folder = options.work / "splits" / f"{name}-{seed}"
+            make_split(SETS[name], options.data, folder, seed=seed, warm=options.protocol == "warm")
+            case = None
+            for method in _methods(options):
+                cell = (
+                    options.output / name / options.protocol / f"{method.replace(', ', '-').replace(' ', '_')}-{seed}"
+                )
+                cell = cell.with_name(cell.name + ".json")
+                facts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+                if not options.again and _is_done(cell, facts["data_hash"]):
+                    _say(f"{name} {options.protocol} seed {seed}  {method:32s} is there")
+                    continue
+                case = case or load_case(folder, seed)
+                _measure_cell(options, case, folder, name, method, seed, cell, facts)
+        _compare(options, name)
+
+
+def _measure_cell(
+    options: argparse.Namespace,
+    case: Case,
+    folder: Path,
+    name: str,
+    method: str,
+    seed: int,
+    cell: Path,
+    facts: dict[str, Any],
+) -> None:
+    pools = _pools(case, options.protocol)
+    users = {pool: case.test_users(shown) for pool, shown in pools.items()}
+    started = time.perf_counter()
+    result: dict[str, Any] = {
+        "set": name,
+        "protocol": options.protocol,
+        "method": method,
+        "seed": seed,
+        "split": facts,
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "changed": bool(_git("status", "--porcelain", "--", "kg", "ingest", "encoders", "recommender", "benchmarks")),
+        "command": _command_line(options),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpu_count": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)},
+    }
+    try:
+        if method == NAME or method in CONTROLS:
+            work = (
+                options.work
+                / "runs"
+                / f"{name}-{options.protocol}-{method.replace(', ', '-').replace(' ', '_')}-{seed}"
+            )
+            run = run_product(case, folder / "shop", work, method=method, pools=users, seed=seed, k=_LONG)
+            lists = run.lists
+            result |= {"steps": run.steps, "training": run.training}
+        else:
+            fitted = BASELINES[method](case)
+            fit_seconds = time.perf_counter() - started
+            lists = {pool: rank(case, fitted.score, users[pool], shown, _LONG) for pool, shown in pools.items()}
+            result |= {"chosen": fitted.chosen, "fit_seconds": round(fit_seconds, 1)}
+    except (NotDefinedError, ControlNotDefinedError) as error:
+        _write(cell, {**result, "not_defined": str(error)})
+        _say(f"{name} {options.protocol} seed {seed}  {method:32s} not defined: {error}")
+        return
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    result["pools"] = {}
+    for pool, shown in pools.items():
+        result["pools"][pool] = _numbers(case, lists[pool], users[pool], shown)
+    if "all" in lists:
+        result["pools"]["warm only"] = _warm_only(case, lists["all"], users["all"])
+    _write(cell, result)
+    kept = options.work / "lists" / name / options.protocol
+    kept.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(kept / f"{cell.stem}.npz", **{pool: values.astype(np.int32) for pool, values in lists.items()})
+    shown = "  ".join(f"{pool} {numbers['means'][f'ndcg@{K}']:.4f}" for pool, numbers in result["pools"].items())
+    _say(f"{name} {options.protocol} seed {seed}  {method:32s} NDCG@{K} {shown}  {result['seconds']} s")
+
+
+def _pools(case: Case, protocol: str) -> dict[str, NDArray[np.bool_]]:
+    everything = np.ones(len(case.items), dtype=bool)
+    return {"new": case.new} if protocol == "cold" else {"new": case.new, "all": everything}
+
+
+def _numbers(
+    case: Case, lists: NDArray[np.int64], users: NDArray[np.int64], shown: NDArray[np.bool_]
+) -> dict[str, Any]:
+    relevant = _within(case.truth[users], shown)
+    means = measure(
+        lists[:, :_KEPT],
+        relevant,
+        histories=case.train[users],
+        n_events=case.n_events,
+        pool=shown,
+        vectors=_tfidf(case),
+        categories=case.groups,
+        k=K,
+    )
+    buckets = means.pop("buckets")
+    values = ranking_metrics(lists[:, :_KEPT], relevant)[f"ndcg@{K}"]
+    interval = paired_bootstrap(values, np.zeros_like(values), n_resamples=1000)
+    gains, counts = ndcg_by_item(lists, relevant, K)
+    by_item = paired_bootstrap(gains, np.zeros_like(gains), counts=counts, n_resamples=1000)
+    return {
+        "means": {name: None if value is None else round(value, 5) for name, value in means.items()},
+        f"ndcg@{K} interval": {
+            "over users": [round(interval.difference_low, 5), round(interval.difference_high, 5)],
+            "over items": [round(by_item.difference_low, 5), round(by_item.difference_high, 5)],
+        },
+        "buckets": {
+            bucket: {measure_: round(value, 5) for measure_, value in numbers.items()}
+            for bucket, numbers in buckets.items()
+        },
+    }
+
+
+def _warm_only(case: Case, lists: NDArray[np.int64], users: NDArray[np.int64]) -> dict[str, Any]:
+    """The lists of all items without their new ones, against the warm positives: the collaborative comparison."""
+    filtered = _drop_new(lists, case.new)[:, :_KEPT]
+    relevant = _within(case.truth[users], ~case.new)
+    tested = np.flatnonzero(np.diff(relevant.indptr))
+    values = ranking_metrics(filtered[tested], sparse.csr_array(relevant[tested]))
+    means = {name: round(float(value.mean()), 5) for name, value in values.items()}
+    full = float((filtered[tested, :K] >= 0).mean())
+    return {"means": {**means, "n_users": len(tested), "filled": round(full, 5)}}
+
+
+def _drop_new(lists: NDArray[np.int64], new: NDArray[np.bool_]) -> NDArray[np.int64]:
+    dropped = (lists < 0) | new[lists]
+    order = np.argsort(dropped, axis=1, kind="stable")
+    return np.where(np.take_along_axis(dropped, order, axis=1), -1, np.take_along_axis(lists, order, axis=1))
+
+
+def _within(truth: sparse.csr_array, shown: NDArray[np.bool_]) -> sparse.csr_array:
+    kept = sparse.csr_array(truth @ sparse.diags_array(shown.astype(np.float32)))
+    kept.eliminate_zeros()
+    return kept
+
+
+def _compare(options: argparse.Namespace, name: str) -> None:
+    """Paired intervals of NDCG@20 of the product, or of the last method that was asked for, against each other."""
+    folder = options.output / name / options.protocol
+    cells: dict[str, dict[int, dict[str, Any]]] = {}
+    for file in sorted(folder.glob("*.json")):
+        if file.name == "comparison.json":
+            continue
+        cell = json.loads(file.read_text(encoding="utf-8"))
+        lists = options.work / "lists" / name / options.protocol / f"{file.stem}.npz"
+        if "pools" in cell and lists.exists() and cell["seed"] in options.seeds:
+            cells.setdefault(cell["method"], {})[cell["seed"]] = {"cell": cell, "lists": lists}
+    ours = cells.get(NAME)
+    if not ours:
+        _say(f"{name} {options.protocol}: no comparison without a cell of the product")
+        return
+    seeds = sorted(ours)
+    compared: list[dict[str, Any]] = []
+    scores = {
+        method: _gather(options, name, found, seeds) for method, found in cells.items() if set(seeds) <= set(found)
+    }
+    for pool in scores[NAME]:
+        for over in ("users", "items"):
+            intervals = {}
+            for method, theirs in scores.items():
+                if method == NAME or (pool == "new" and method in WARM_ONLY) or pool not in theirs:
+                    continue
+                mine, counts = scores[NAME][pool][over]
+                intervals[method] = paired_bootstrap(mine, theirs[pool][over][0], counts=counts)
+            corrected = holm({method: interval.p_value for method, interval in intervals.items()})
+            for method, interval in intervals.items():
+                numbers = {
+                    field: round(getattr(interval, field), 5)
+                    for field in interval.__slots__
+                    if field not in {"level", "n"}
+                }
+                compared.append(
+                    {
+                        "method": method,
+                        "pool": pool,
+                        "over": over,
+                        "n": interval.n,
+                        **numbers,
+                        "p_holm": corrected[method],
+                    }
+                )
+    _write(folder / "comparison.json", {"set": name, "protocol": options.protocol, "seeds": seeds, "against": compared})
+    _say(f"{name} {options.protocol}: {len(compared)} comparisons with the product, seeds {seeds}")
+
+
+def _gather(
+    options: argparse.Namespace, name: str, found: dict[int, dict[str, Any]], seeds: list[int]
+) -> dict[str, dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    """Pool → over → (sums of NDCG@20, counts) of the same users, and of the same items by their original ids."""
+    sums: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for seed in seeds:
+        case, originals = _case(options, name, seed)
+        with np.load(found[seed]["lists"]) as stored:
+            lists = {pool: stored[pool].astype(np.int64) for pool in stored.files}
+        pools = _pools(case, options.protocol)
+        views = {pool: (lists[pool], pools[pool], case.test_users(pools[pool])) for pool in lists}
+        if "all" in views:
+            views["warm only"] = (_drop_new(lists["all"], case.new), ~case.new, views["all"][2])
+        for pool, (shown, inside, users) in views.items():
+            relevant = _within(case.truth[users], inside)
+            tested = np.flatnonzero(np.diff(relevant.indptr))
+            shown, relevant, users = shown[tested], sparse.csr_array(relevant[tested]), users[tested]
+            values = ranking_metrics(shown, relevant, [K])[f"ndcg@{K}"]
+            gains, parts = ndcg_by_item(shown, relevant, K)
+            sides = sums.setdefault(pool, {"users": {}, "items": {}})
+            for user, value in zip(users, values, strict=True):
+                both = sides["users"].setdefault(case.users[user], [0.0, 0.0])
+                both[0] += value
+                both[1] += 1
+            for num in np.flatnonzero(parts):
+                both = sides["items"].setdefault(originals[num], [0.0, 0.0])
+                both[0] += gains[num]
+                both[1] += parts[num]
+    return {
+        pool: {
+            over: tuple(np.array([units[key] for key in sorted(units)]).T)  # type: ignore[misc]
+            for over, units in sides.items()
+        }
+        for pool, sides in sums.items()
+    }
+
+
+_CASES: Final[dict[tuple[str, int], tuple[Case, list[str]]]] = {}
+
+
+def _case(options: argparse.Namespace, name: str, seed: int) -> tuple[Case, list[str]]:
+    if (name, seed) not in _CASES:
+        folder = options.work / "splits" / f"{name}-{options.protocol}-{seed}"
+        folder = folder if folder.exists() else options.work / "splits" / f"{name}-{seed}"
+        case = load_case(folder, seed)
+        import polars as pl
+
+        renamed = dict(pl.read_csv(folder / "ids.csv", infer_schema=False).rows())
+        _CASES[name, seed] = case, [renamed[item["item_id"]] for item in case.items]
+    return _CASES[name, seed]
+
+
+def _methods(options: argparse.Namespace) -> list[str]:
+    unfit = WARM_ONLY if options.protocol == "cold" else {REFERENCE}
+    groups = {
+        "baselines": [method for method in METHODS if method not in unfit],
+        "trained": [method for method in TRAINED if method not in unfit],
+        "product": [NAME],
+        "controls": list(CONTROLS),
+    }
+    asked = options.methods or list(groups)
+    known = [*groups, *BASELINES, NAME, *CONTROLS]
+    unknown = [method for method in asked if method not in known]
+    if unknown:
+        raise SystemExit(f"unknown methods {unknown}; there are {known}")
+    return list(dict.fromkeys(method for name in asked for method in groups.get(name, [name])))
+
+
+def _is_done(cell: Path, data_hash: str) -> bool:
+    return cell.exists() and json.loads(cell.read_text(encoding="utf-8"))["split"]["data_hash"] == data_hash
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = file.with_name(file.name + ".part")
+    written.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    written.replace(file)
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
+
+
+def _command_line(options: argparse.Namespace) -> str:
+    seeds = " ".join(str(seed) for seed in options.seeds)
+    command = f"python benchmarks/quality/leaderboard.py DATA_FOLDER --set {' '.join(options.sets)} --seeds {seeds}"
+    return command + (" --protocol warm" if options.protocol == "warm" else "")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with one folder a set")
+    parser.add_argument("--set", dest="sets", nargs="+", choices=sorted(SETS), default=["scientific"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--protocol", choices=("cold", "warm"), default="cold")
+    parser.add_argument("--methods", nargs="+", help="names, or baselines, trained, product, controls; all by default")
+    parser.add_argument("--again", action="store_true", help="measure cells that are there once more")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/quality/results"))
+    parser.add_argument("--work", type=Path, default=Path(".cache/quality"), help="splits, lists, runs; may be deleted")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
