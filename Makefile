@@ -37,8 +37,8 @@ format: $(READY)  ## put the sources into the house format
 quality: $(READY)  ## the slow quality gates (minutes)
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
-bench: $(READY)  ## the speed benchmarks
-	for file in benchmarks/speed/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: $(READY)  ## the load benchmark on a shop folder: make bench SHOP=folder
+	$(BIN)/python benchmarks/speed/load_neo4j.py $(SHOP)
 
 clean:  ## remove everything that make and the tools made here
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist firstshelf.egg-info

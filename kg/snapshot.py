@@ -119,8 +119,9 @@ class KnowledgeGraph:
     def extended(self, nodes: Mapping[str, pl.DataFrame], edges: Mapping[Relation, pl.DataFrame]) -> KnowledgeGraph:
         """The graph after a launch: nodes upserted by key (new ones at the end, so that row numbers stay), edges added.
 
-        Edges replace those of the same relation and head, as a changed item replaces its old brand. The frames are
-        those that are written to the store: ``key`` and properties; ``head``, ``tail`` and properties.
+        For each relation given, the edges replace all of those that the given nodes and heads had, as a changed item
+        replaces its old brand. The frames are those that are written to the store: ``key`` and properties; ``head``,
+        ``tail`` and properties.
         """
         vocabularies, names, products = dict(self.vocabularies), dict(self.names), self.products
         for label, table in nodes.items():
@@ -145,8 +146,10 @@ class KnowledgeGraph:
             columns = {name: dtype for name, dtype in _EDGE_DTYPES[relation].items() if name not in table.columns}
             table = table.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in columns.items())
             new = _facts(relation, table, vocabularies)
+            given = nodes[relation.head_label]["key"].to_list() if relation.head_label in nodes else []
+            replaced = np.concatenate([new.heads, vocabularies[relation.head_label].nums(given)])
             old = facts[relation]
-            facts[relation] = old.select(~np.isin(old.heads, new.heads)).joined(new)
+            facts[relation] = old.select(~np.isin(old.heads, replaced)).joined(new)
         return replace(self, vocabularies=vocabularies, names=names, products=products, facts=facts)
 
     def aligned(self, item_ids: Sequence[str]) -> KnowledgeGraph:

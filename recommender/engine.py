@@ -168,7 +168,8 @@ class Engine:
         item_nums = graph.items.nums([item_id])
         self._ranker.add(graph, item_nums)
         similar = replace_similar_text(self._store, graph, self._ranker.text_vectors, item_nums)
-        self._adopt(graph.extended({}, {schema.SIMILAR_TO: similar}))
+        product = {schema.PRODUCT: nodes[schema.PRODUCT]}
+        self._adopt(graph.extended(product, {schema.SIMILAR_TO: similar}))
         seconds = time.perf_counter() - started
         notes = () if similar.height else ("no older product is described much like it: no SIMILAR_TO edge",)
         return Launch(

@@ -110,6 +110,17 @@ def test_launching_again_updates_in_place(engine: Engine) -> None:
     assert all(node.key != "gorilla" for path in explanation.paths for node in path.nodes)
 
 
+def test_what_a_relaunch_leaves_out_is_gone(engine: Engine) -> None:
+    launched(engine)
+    engine.launch({"item_id": "super-epoxy", "title": "Super Epoxy"})
+    explanation = engine.explain("u1", "super-epoxy")
+    assert explanation is None or {path.metapath for path in explanation.paths} <= {
+        "similar_text",
+        "bought_with_similar_text",
+    }
+    assert engine._graph.facts[schema.MADE_BY].heads.max() < len(engine.item_ids) - 1
+
+
 def test_a_launch_of_a_bad_item_names_the_field(engine: Engine) -> None:
     with pytest.raises(SourceError, match="price"):
         launched(engine, price=-1)
