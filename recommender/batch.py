@@ -54,12 +54,12 @@ def recommend_to_file(
     part, note_file = output.with_name(output.name + ".part"), output.with_name(output.name + ".part.json")
     asked = json.dumps([engine.fingerprint, list(user_ids), k, pool, explain, users_at_once])
     request = hashlib.sha256(asked.encode()).hexdigest()
-    done = {"request": request, "users": 0, "bytes": 0, "rows": 0, "with_path": 0, "notes": []}
+    done: dict[str, Any] = {"request": request, "users": 0, "bytes": 0, "rows": 0, "with_path": 0, "notes": []}
     if part.exists() and note_file.exists():
         kept = json.loads(note_file.read_text(encoding="utf-8"))
         if kept.get("request") == request:
             done = kept
-    resumed = int(done["users"])
+    resumed: int = done["users"]
     output.parent.mkdir(parents=True, exist_ok=True)
     with part.open("ab") as file:
         file.truncate(done["bytes"])

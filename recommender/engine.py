@@ -278,9 +278,10 @@ class Engine:
         n_paths: int,
     ) -> list[Recommendation]:
         ranking = self._ranker.rank(histories, k=k, pool=pool)
-        users, slots = np.nonzero(ranking.item_nums >= 0)
-        item_nums = ranking.item_nums[users, slots]
-        scores = _probability(ranking.scores[users, slots])
+        shown = np.nonzero(ranking.item_nums >= 0)
+        item_nums = ranking.item_nums[shown]
+        scores = _probability(ranking.scores[shown])
+        users, slots = (places.tolist() for places in shown)
         explanations: list[Explanation | None] = [None] * len(users)
         if explain:
             pair_users = [user_ids[user] for user in users]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import polars as pl
 import pytest
 
@@ -8,6 +9,9 @@ from kg import METAPATHS, KnowledgeGraph, schema
 from kg.paths import Path, PathEdge, PathNode
 from kg.store import GraphStore
 from recommender.explain import Explainer, sentence
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def nums(graph: KnowledgeGraph, *items: str) -> np.ndarray:

@@ -10,9 +10,7 @@ PATH = Path(
     0.5,
     "similar_text",
 )
-WHY = Explanation(
-    "B is like A.", (PATH,), "MATCH …", {"start": "u1", "end": "b"}, True, "2026-01-01T00:00:00+00:00"
-)
+WHY = Explanation("B is like A.", (PATH,), "MATCH …", {"start": "u1", "end": "b"}, True, "2026-01-01T00:00:00+00:00")
 ROW = Recommendation("u1", "b", "B", 1, 0.9, "fusion", WHY)
 
 
