@@ -153,7 +153,8 @@ def _n_products(graph: KnowledgeGraph, relation: schema.Relation) -> NDArray[np.
 def _specificity(degree: NDArray[np.int64], n_items: int) -> NDArray[np.float64]:
     if n_items < 2:
         return np.ones(len(degree))
-    return np.clip(1 - np.log(np.maximum(degree, 1)) / np.log(n_items), _LOWEST, 1.0)
+    specificity: NDArray[np.float64] = np.clip(1 - np.log(np.maximum(degree, 1)) / np.log(n_items), _LOWEST, 1.0)
+    return specificity
 
 
 _NO_HOP: Final = _Adjacency(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))

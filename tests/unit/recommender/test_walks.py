@@ -81,7 +81,9 @@ def random_graph(seed: int) -> tuple[GraphStore, KnowledgeGraph]:
 def test_found_walks_are_walks_of_the_store_and_none_is_missed(seed: int) -> None:
     store, graph = random_graph(seed)
     for user in graph.users.keys[:4]:
-        history = sorted({keys[1] for keys in store.match(Metapath("h", METAPATHS[0].steps[:1]), [user], graph.items.keys)})
+        history = sorted(
+            {keys[1] for keys in store.match(Metapath("h", METAPATHS[0].steps[:1]), [user], graph.items.keys)}
+        )
         for item in graph.items.keys:
             if item in history:
                 continue
