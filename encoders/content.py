@@ -1,7 +1,7 @@
 """``ItemContent``: what is known of an item before its first sale, as matrices.
 
-Words, characters, the text encoder's vector, brands, categories and attributes. Nothing here has seen an event, so a new
-item gets exactly what an old one with the same facts has.
+Words, characters, the text encoder's vector, brands, categories and attributes. Nothing here has seen an event, so a
+new item gets exactly what an old one with the same facts has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DENSE_SIZE: Final = {"words": 384, "characters": 128, "brands": 96, "categories
 
 @dataclass(frozen=True, slots=True)
 class ItemFacts:
-    """The catalogue's facts of some items, row by row. ``categories`` holds the leaves, ``lineages`` their ancestors too."""
+    """The catalogue's facts of some items, row by row. ``lineages`` holds the ``categories`` and their ancestors."""
 
     item_ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -52,7 +52,7 @@ class ItemFacts:
 
     @classmethod
     def of(cls, graph: KnowledgeGraph, item_nums: NDArray[np.int64] | None = None) -> ItemFacts:
-        """The facts of a graph's items (all of them, or the given ones in the given order). Reads no behavioural edge."""
+        """The facts of a graph's items: all, or the given ones in the given order. Reads no behavioural edge."""
         nums = np.arange(len(graph.items)) if item_nums is None else item_nums
         lineage = _lineages(graph)
         leaves = _keys(graph, schema.IN_CATEGORY, nums)
@@ -69,7 +69,7 @@ class ItemFacts:
         )
 
     def documents(self) -> list[str]:
-        """Text for bags of words: the title twice, since it says most, then categories, brand, attributes, description."""
+        """Text for bags of words: the title twice, since it says most, categories, brand, attributes, description."""
         return [
             " ".join((name, name, *_path_texts(leaves, lineage), *brands, *_spaced(attributes), description))
             for name, leaves, lineage, brands, attributes, description in zip(
@@ -212,7 +212,7 @@ def _unit_rows(matrix: sparse.csr_array) -> sparse.csr_array:
 
 
 class Projection:
-    """Truncated SVD of a bag's rows (Deerwester et al. 1990). ``columns`` (V',) are projected by ``components`` (V', D).
+    """Truncated SVD of a bag's rows (Deerwester et al. 1990): ``columns`` (V',) go by ``components`` (V', D).
 
     Words of a single item say nothing about another one: only columns with two entries are read, which is a third of
     them. Components are kept in half precision.

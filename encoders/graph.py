@@ -1,4 +1,4 @@
-"""``GraphEncoder``: items as vectors from their facts and their neighbours in the graph, for items it has never seen too."""
+"""``GraphEncoder``: items as vectors from their facts and neighbours in the graph, also items it has never seen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOG_Q: Final = 0.5
 """Share of log popularity that the softmax explains away: at 1 what content tells of popularity is lost (- .002)."""
 
 
-class GatedMean(MessagePassing):
+class GatedMean(MessagePassing):  # type: ignore[misc]
     """Mean of the neighbours' states, mapped and gated: g · W · mean. The gate is one learned number a relation.
 
     GInRec (2023) finds such gates to matter more than depth. W starts as the identity and g small, so that training
@@ -45,7 +45,7 @@ class GatedMean(MessagePassing):
         self.gate = nn.Parameter(torch.tensor(0.2))
 
     def forward(self, adjacency: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """States of shape (n_sources, D) to messages of shape (n_targets, D); ``adjacency`` is CSR, targets × sources."""
+        """States (n_sources, D) to messages (n_targets, D); ``adjacency`` is CSR, targets × sources."""
         mean: torch.Tensor = self.propagate(adjacency, x=(states, None))
         return self.gate * functional.linear(mean, self.weight)
 
@@ -117,8 +117,7 @@ class GraphEncoder:
     customers of exactly these items are to be found among all of them (softmax over the masked items, with log
     popularity added as sampled softmax's log Q; Bengio and Senécal 2008). So the loss sees items as they are at launch.
 
-    Attributes:
-        vectors: of all items, unit rows, shape (I, D). Those of items with behaviour hold it.
+    ``vectors`` of items with behaviour hold it; those of new ones are what ``encode_new`` gives.
     """
 
     def __init__(self, network: _Network, state: dict[str, NDArray[Any]], *, embedding_size: int) -> None:
@@ -128,6 +127,7 @@ class GraphEncoder:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
+        """Of all items, unit rows, shape (I, D)."""
         return self._state["vectors"]
 
     @classmethod
@@ -179,7 +179,7 @@ class GraphEncoder:
             {"params": scalars, "lr": _SCALAR_RATE * learning_rate, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups)
-        rates = [group["lr"] for group in groups]
+        rates = [learning_rate, _SCALAR_RATE * learning_rate]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=n_steps + 1, pct_start=0.2)
         inputs = torch.from_numpy(features).to(place)
         log_popularity = torch.from_numpy(np.log(np.maximum(n_events, 1)).astype(np.float32)).to(place)
@@ -276,8 +276,8 @@ class GraphEncoder:
 
     def gates(self) -> dict[str, float]:
         """The learned weight of each relation's message."""
-        gates = {name: float(layer.gate) for name, layer in self._network.relations.items()}
-        return {"together": float(self._network.together.gate), **gates}
+        gates = {name: layer.gate.item() for name, layer in self._network.relations.items()}
+        return {"together": self._network.together.gate.item(), **gates}
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``graph.safetensors``."""
@@ -407,6 +407,6 @@ def _csr(matrix: sparse.csr_array, device: torch.device) -> torch.Tensor:
 
 def _principal(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Principal directions of content as the first projection. Shape (D_in, D); zero columns where there are fewer."""
-    values, vectors = np.linalg.eigh(rows.T @ rows)
+    vectors = np.linalg.eigh(rows.T @ rows)[1]
     leading = vectors[:, ::-1][:, :size].astype(np.float32)
     return np.pad(leading, ((0, 0), (0, size - leading.shape[1])))

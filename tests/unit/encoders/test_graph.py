@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkerboard import COLOURS, checkerboard
+from scipy import sparse
+
+from encoders.content import ItemContent, ItemFacts
+from encoders.graph import GraphEncoder
+from encoders.text import TextEncoder
+from kg import KnowledgeGraph
+
+N_STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def graph() -> KnowledgeGraph:
+    return checkerboard()
+
+
+def content_of(graph: KnowledgeGraph, text_encoder: TextEncoder) -> ItemContent:
+    return ItemContent.fit(ItemFacts.of(graph), text_encoder)
+
+
+def views_of(content: ItemContent) -> dict[str, sparse.csr_array]:
+    rows = {"words": content.bags["words"], "brands": content.bags["brands"], "text": sparse.csr_array(content.text)}
+    return {name: sparse.csr_array(matrix @ matrix.T) for name, matrix in rows.items()}
+
+
+def fit(content: ItemContent, graph: KnowledgeGraph, seed: int = 0) -> GraphEncoder:
+    return GraphEncoder.fit(
+        content,
+        graph.interactions,
+        views=views_of(content),
+        n_steps=N_STEPS,
+        embedding_size=16,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def test_new_items_lie_beside_the_known_ones_of_their_colour(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
+    content = content_of(graph, text_encoder)
+    encoder = fit(content, graph)
+    assert encoder.vectors.shape == (80, 16)
+    np.testing.assert_allclose(np.linalg.norm(encoder.vectors, axis=1), 1, atol=1e-5)
+    known, new = np.flatnonzero(graph.n_events > 0), np.flatnonzero(graph.n_events == 0)
+    kernel = encoder.kernel(known, new, views_of(content))
+    assert kernel.shape == (len(known), len(new))
+    nearest = known[kernel.argmax(axis=0)]
+    assert (nearest % len(COLOURS) == new % len(COLOURS)).all()
+
+
+def test_an_item_never_seen_gets_the_vector_it_would_have_had_in_training(
+    graph: KnowledgeGraph, text_encoder: TextEncoder
+) -> None:
+    content = content_of(graph, text_encoder)
+    encoder = fit(content, graph)
+    new = np.flatnonzero(graph.n_events == 0)
+    np.testing.assert_allclose(encoder.encode_new(content, new), encoder.vectors[new], atol=1e-5)
+    encoder.put(content, np.array([80]) - 1)
+    assert len(encoder.vectors) == 80
+
+
+def test_no_learned_number_belongs_to_an_item(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
+    encoder = fit(content_of(graph, text_encoder), graph)
+    for tensor in encoder._network.parameters():
+        assert len(graph.items) not in tensor.shape
+        assert len(graph.users) not in tensor.shape
+
+
+def test_a_shop_without_new_items_trains_the_same_network(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
+    """New items are encoded, never learned from: their interactions do not exist, so nothing of them can matter."""
+    content = content_of(graph, text_encoder)
+    whole = fit(content, graph)
+    lost = np.flatnonzero(graph.n_events > 0)[:1]
+    other = fit(content, graph.without_behaviour(lost))
+    moved = np.abs(whole.vectors[lost] - other.vectors[lost]).max()
+    assert moved > 1e-4, "behaviour of an item must matter to its own vector"
+    np.testing.assert_allclose(other.encode_new(content, lost), other.vectors[lost], atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_encoder(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
+    content = content_of(graph, text_encoder)
+    np.testing.assert_array_equal(fit(content, graph).vectors, fit(content, graph).vectors)
+    assert np.abs(fit(content, graph).vectors - fit(content, graph, seed=1).vectors).max() > 1e-4
+
+
+def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: TextEncoder, tmp_path: Path) -> None:
+    content = content_of(graph, text_encoder)
+    encoder = fit(content, graph)
+    encoder.save(tmp_path)
+    loaded = GraphEncoder.load(tmp_path, device="cpu")
+    nums = np.arange(80)
+    np.testing.assert_array_equal(loaded.vectors, encoder.vectors)
+    np.testing.assert_array_equal(loaded.encode_new(content, nums), encoder.encode_new(content, nums))
+    np.testing.assert_array_equal(
+        loaded.kernel(nums, nums, views_of(content)), encoder.kernel(nums, nums, views_of(content))
+    )
+    assert loaded.gates() == encoder.gates()
+
+
+@pytest.mark.parametrize("missing", ["text", "brands"])
+def test_shops_that_lack_text_or_graph_still_train(missing: str, text_encoder: TextEncoder) -> None:
+    graph = checkerboard(text=missing != "text", brands=missing != "brands")
+    encoder = fit(content_of(graph, text_encoder), graph)
+    assert np.isfinite(encoder.vectors).all()
