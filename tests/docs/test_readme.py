@@ -66,7 +66,7 @@ def test_the_batch_file_is_as_the_readme_says(place):
     if not (place / "recs.jsonl").exists():
         run("bash", "-euo", "pipefail", "-c", next(block for block in SHELL if "recs.jsonl" in block), cwd=place)
     rows = [json.loads(line) for line in (place / "recs.jsonl").read_text(encoding="utf-8").splitlines()]
-    explanation = JSON[1]
+    explanation = JSON[-1]
     assert all(set(row) == {"user_id", "item_id", "title", "rank", "score", "source", "explanation"} for row in rows)
     explained = [row["explanation"] for row in rows if row["explanation"] is not None]
     assert explained
