@@ -48,7 +48,10 @@ class GraphStore(Protocol):
         """
 
     def write_edges(self, relation: Relation, edges: pl.DataFrame, *, progress: Progress | None = None) -> WriteCount:
-        """Upsert by (``head``, ``tail``). An edge whose end does not exist raises ``StoreError``; none is made up."""
+        """Upsert by (``head``, ``tail``), else as ``write_nodes``. Every row has its ``source``.
+
+        An edge whose end does not exist raises ``StoreError`` with an example, and nothing of the call is written.
+        """
 
     def delete_nodes(self, label: str, keys: Sequence[str]) -> int:
         """Delete nodes and their edges; absent keys are ignored. Returns how many nodes went."""
