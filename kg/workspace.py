@@ -42,11 +42,15 @@ class Workspace:
         path = Path(path)
         if (path / _FILE).exists():
             workspace = cls.open(path)
-            if store is not None and store != workspace._settings["store"]:
+            if store is None or store == workspace._settings["store"]:
+                return workspace
+            if workspace.items_file.exists():
                 raise WorkspaceError(
                     f"workspace {str(path)!r} keeps its graph in {workspace._settings['store']!r}, not in {store!r}; "
                     "leave --store out, or take another workspace folder"
                 )
+            # Nothing was ever loaded: the first address may have been a mistake.
+            workspace.remember(store=store)
             return workspace
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise WorkspaceError(f"{str(path)!r} exists and is not a workspace; give an empty or a new folder")

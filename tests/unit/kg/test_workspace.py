@@ -29,8 +29,12 @@ def test_facts_are_remembered_and_creating_again_opens(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "w").iterdir()] == ["workspace.json"]
 
 
-def test_another_store_is_refused(tmp_path: Path) -> None:
-    Workspace.create(tmp_path / "w", store="memory:")
+def test_another_store_is_refused_once_something_is_loaded(tmp_path: Path) -> None:
+    Workspace.create(tmp_path / "w", store="neo4j://typo:7687")
+    workspace = Workspace.create(tmp_path / "w", store="memory:")
+    assert Workspace.open(tmp_path / "w").store_address == "memory:"
+    workspace.items_file.parent.mkdir()
+    workspace.items_file.touch()
     with pytest.raises(WorkspaceError, match="keeps its graph in 'memory:'"):
         Workspace.create(tmp_path / "w", store="neo4j://localhost:7687")
 
