@@ -134,7 +134,7 @@ class Engine:
         else:
             user_ids = [users] if isinstance(users, str) else list(users or ())
             histories = [self._history(user_id) for user_id in user_ids]
-        unknown_users = sum(len(history) == 0 for history in histories)
+        unknown_users = sum(not self._is_readable(history) for history in histories)
         if unknown_users:
             notes.append(f"{unknown_users} without a known history: answered with what sells to anyone (popularity)")
         rows: list[Recommendation] = []
@@ -265,6 +265,9 @@ class Engine:
         self._graph = graph
         self._explainer = Explainer(graph, self._store)
         self._cold = graph.n_events == 0
+        # The ranker knows which items were new when it was trained; since then some have been bought.
+        self._learned = ~self._ranker.is_cold
+        self._sold_since = np.flatnonzero(~self._learned & ~self._cold)
         self._titles = graph.products["name"].to_list()
         self._histories = histories(graph)
 
@@ -277,11 +280,13 @@ class Engine:
         explain: bool,
         n_paths: int,
     ) -> list[Recommendation]:
-        ranking = self._ranker.rank(histories, k=k, pool=pool)
+        exclude = [self._sold_since] * len(histories) if pool == "new" and len(self._sold_since) else None
+        ranking = self._ranker.rank(histories, k=k, pool=pool, exclude=exclude)
         shown = np.nonzero(ranking.item_nums >= 0)
         item_nums = ranking.item_nums[shown]
         scores = _probability(ranking.scores[shown])
         users, slots = (places.tolist() for places in shown)
+        readable = [self._is_readable(history) for history in histories]
         explanations: list[Explanation | None] = [None] * len(users)
         if explain:
             pair_users = [user_ids[user] for user in users]
@@ -294,7 +299,7 @@ class Engine:
                 self._title(num),
                 int(slot) + 1,
                 float(score),
-                "fusion" if len(histories[user]) else "popularity",
+                "fusion" if readable[user] else "popularity",
                 explanation,
             )
             for user, slot, num, score, explanation in zip(users, slots, item_nums, scores, explanations, strict=True)
@@ -304,6 +309,10 @@ class Engine:
         if user_id not in self._graph.users:
             return np.empty(0, dtype=np.int64)
         return self._histories[self._graph.users.num(str(user_id))]
+
+    def _is_readable(self, history: NDArray[np.int64]) -> bool:
+        """Whether the model can read anything of a history: it learned from items that had events at training."""
+        return bool(self._learned[history].any())
 
     def _item_num(self, item_id: str) -> int:
         if item_id not in self._graph.items:

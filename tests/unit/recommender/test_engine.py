@@ -15,6 +15,20 @@ from recommender import Engine
 from recommender.engine import current_graph, histories
 
 
+def test_an_item_bought_since_the_training_is_not_new_any_more(bought_since: Engine) -> None:
+    engine = bought_since
+    for user in ("u1", "u2", "u4", "nobody"):
+        assert [row.item_id for row in engine.recommend(user, k=9, pool="new")] == ["cable", "stone"]
+    assert "epoxy" in {row.item_id for row in engine.recommend("u1", k=9, pool="all")}
+    assert "epoxy" not in {row.item_id for row in engine.recommend("u2", k=9, pool="all")}
+
+
+def test_a_history_that_the_model_cannot_read_is_answered_by_popularity_and_says_so(bought_since: Engine) -> None:
+    answer = bought_since.recommend(["u2", "u4"], k=2)
+    assert {(row.user_id, row.source) for row in answer} == {("u2", "fusion"), ("u4", "popularity")}
+    assert answer.notes[0].startswith("1 without a known history")
+
+
 def test_own_items_never_show_and_every_slot_is_typed(engine: Engine) -> None:
     answer = engine.recommend("u1", k=4, pool="new")
     assert [row.item_id for row in answer] == ["cable", "epoxy", "saw", "stone"]
