@@ -117,15 +117,20 @@ class Engine:
             n_paths: at most so many paths per explanation.
 
         Raises:
-            ValueError: neither users nor a history, both, or k < 1.
+            ValueError: neither users nor a history, both, k < 1, or another pool.
         """
         if (users is None) == (history is None):
             raise ValueError("recommend() takes either users or a history; give exactly one of them")
         if k < 1:
             raise ValueError(f"k is {k}; a list holds at least 1 item")
+        if pool not in ("new", "all"):
+            raise ValueError(f"pool is {pool!r}; expected 'new' or 'all'")
         notes: list[str] = []
+        if pool == "new" and not self._cold.any():
+            notes.append("every item has interactions already: nothing is new, so there is nothing to rank")
         user_ids: list[str | None]
         if history is not None:
+            history = [history] if isinstance(history, str) else history
             nums = self._graph.items.nums(history)
             unknown = [item_id for item_id, num in zip(history, nums, strict=True) if num < 0]
             if unknown:

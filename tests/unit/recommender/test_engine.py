@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from kg import KnowledgeGraph, Workspace, schema
+from kg import KnowledgeGraph, Workspace, schema, snapshot
 from kg.errors import SourceError, UnknownItemError, UnknownUserError, WorkspaceError
 from kg.store import GraphStore
 from recommender import Engine
@@ -59,11 +59,26 @@ def test_a_bare_history_names_the_items_it_left_out(engine: Engine) -> None:
     assert epoxy.explanation.paths[0].nodes[0].key == "glue"
 
 
+def test_one_item_is_a_history_too(engine: Engine) -> None:
+    assert engine.recommend(history="glue", k=3) == engine.recommend(history=["glue"], k=3)
+
+
+def test_a_shop_without_new_items_says_so(bought_since: Engine) -> None:
+    rest = pl.DataFrame({"head": ["u1", "u1"], "tail": ["cable", "stone"], "position": [2, 3], "weight": [1.0, 1.0]})
+    bought_since.store.write_edges(schema.INTERACTED, rest.with_columns(source=pl.lit("behaviour")))
+    bought_since._adopt(snapshot(bought_since.store, until=None))
+    answer = bought_since.recommend("u2", pool="new")
+    assert len(answer) == 0
+    assert "nothing is new" in answer.notes[0]
+
+
 def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
     with pytest.raises(ValueError, match="exactly one"):
         engine.recommend()
     with pytest.raises(ValueError, match="at least 1"):
         engine.recommend("u1", k=0)
+    with pytest.raises(ValueError, match="'new' or 'all'"):
+        engine.recommend("u1", pool="cold")  # type: ignore[arg-type]
     with pytest.raises(UnknownItemError, match="firstshelf launch"):
         engine.similar("ghost")
     with pytest.raises(UnknownUserError, match="ghost"):
