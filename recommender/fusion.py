@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 _HIDDEN_SIZE: Final = 64
 _USERS_A_STEP: Final = 64
+_CANDIDATES_A_STEP: Final = 300
 _LEARNING_RATE: Final = 2e-3
+_LINEAR_RATE: Final = 1e-2
 _WEIGHT_DECAY: Final = 1e-3
+_CLIP: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,8 +59,7 @@ class Examples:
         """NDCG@k of each user, ties in random order. ``scores`` has shape (B, C), the result (B,)."""
         allowed = np.ones(scores.shape, dtype=bool)
         allowed[self.known[0], self.known[1]] = False
-        ones = np.ones(self.positives.shape[1], dtype=np.float32)
-        relevant = sparse.csr_array((ones, (self.positives[0], self.positives[1])), shape=scores.shape)
+        relevant = _indicator(self.positives, (len(scores), scores.shape[1]))
         best = top_k(scores, k, np.random.default_rng(0), allowed=allowed)
         return ranking_metrics(best, relevant, ks=(k,))[f"ndcg@{k}"]
 
@@ -77,19 +79,21 @@ def inputs(personal: Any, facts: Any, n_history: Any) -> torch.Tensor:
 
 
 class _Network(nn.Module):
-    """w · x + MLP(asinh x): the logarithmic squash keeps the rare, huge scores of sparse views from ruling the MLP."""
+    """w · x + MLP(x), where the MLP sees scores clipped: the rare, huge ones of sparse views must not rule it."""
 
-    def __init__(self, blend: NDArray[np.float32]) -> None:
+    def __init__(self, linear: NDArray[np.float32]) -> None:
         super().__init__()
-        self.linear = nn.Parameter(torch.from_numpy(blend.astype(np.float32)))
-        self.first = nn.Linear(len(blend), _HIDDEN_SIZE)
+        self.linear = nn.Parameter(torch.from_numpy(linear.astype(np.float32)))
+        self.first = nn.Linear(len(linear), _HIDDEN_SIZE)
         self.second = nn.Linear(_HIDDEN_SIZE, _HIDDEN_SIZE)
         self.last = nn.Parameter(torch.zeros(_HIDDEN_SIZE))
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.dropout(functional.gelu(self.first(torch.asinh(x))))
-        scores: torch.Tensor = x @ self.linear + functional.gelu(self.second(hidden)) @ self.last
+        scores: torch.Tensor = x @ self.linear
+        if self.last.requires_grad or bool(self.last.any()):
+            hidden = self.dropout(functional.gelu(self.first(x.clamp(-_CLIP, _CLIP))))
+            scores = scores + functional.gelu(self.second(hidden)) @ self.last
         return scores
 
     def blind(self, readable: NDArray[np.bool_]) -> None:
@@ -104,10 +108,11 @@ class _Network(nn.Module):
 
 
 class Fusion:
-    """score = w · x + MLP(asinh x), trained by a softmax over all candidates of a user (Cao et al. 2007, ListNet).
+    """score = w · x + MLP(x): the mean of a linear model and of a small network, which is again of this form.
 
-    The network starts as a given linear blend with an MLP of zero, so that what it learns is a correction, and goes
-    back to the best state that it had on validation items: it never ships worse than the blend.
+    Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007). The linear model rests on few
+    numbers and carries over to other items better; the network bends where there are enough items to learn from. What
+    loses to the untrained blend on validation items is not shipped: the blend is.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -131,52 +136,40 @@ class Fusion:
             blend: linear weights of the untrained blend, shape (S + F + 1,).
             train: examples, one set a fold.
             validation: examples of other items.
-            readable: inputs that may be used; the others get weights of exactly 0 and stay there. Shape (S + F + 1,).
-            epochs: passes over all users; the state after the best one is kept.
+            readable: inputs that may be used; the others get weights of exactly 0. Shape (S + F + 1,).
+            epochs: passes over all users.
             seed: of the initial weights and the order.
             progress: called with epochs done and in all.
 
         Returns:
-            The fusion, and its NDCG@20 on validation items by epoch (the first is the blend's).
+            The fusion, and the NDCG@20 on validation items of the blend, the linear model, the network and their mean.
         """
+        train = [examples for examples in train if examples.positives.shape[1]]
+        report = progress or (lambda done, total: None)
         torch.manual_seed(seed)
-        rng = np.random.default_rng(seed)
-        train = [examples for examples in train if len(examples)]
-        network = _Network(_tempered(blend, train))
-        network.blind(readable)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-        batches = [
-            (examples, rows)
-            for examples in train
-            for rows in np.array_split(np.arange(len(examples)), max(1, len(examples) // _USERS_A_STEP))
-            if len(rows)
-        ]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, _LEARNING_RATE, total_steps=max(1, epochs * len(batches)) + 1
-        )
-        fusion = cls(network.arrays())
-        curve = [float(validation.ndcg(fusion.scores(validation)).mean())]
-        best = fusion
-        shuffled = [rng.permutation(len(examples)) for examples in train]
-        for epoch in range(epochs):
-            network.train()
-            for number in rng.permutation(len(batches)):
-                examples, rows = batches[number]
-                order = shuffled[next(n for n, other in enumerate(train) if other is examples)]
-                loss = _listwise_loss(network, examples, order[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-                network.blind(readable)
-                schedule.step()
-            fusion = cls(network.arrays())
-            curve.append(float(validation.ndcg(fusion.scores(validation)).mean()))
-            if curve[-1] >= max(curve):
-                best = fusion
-            if progress is not None:
-                progress(epoch + 1, epochs)
-        return best, {"ndcg@20 by epoch": [round(value, 4) for value in curve]}
+        blended = _Network(_tempered(blend * readable, train)).arrays()
+        models = {"blend": cls(blended)}
+        if train:
+            linear = _train(
+                blended, train, readable, epochs, seed, flat=True, report=lambda done: report(done, 2 * epochs)
+            )
+            network = _train(
+                blended,
+                train,
+                readable,
+                epochs,
+                seed,
+                flat=False,
+                report=lambda done: report(epochs + done, 2 * epochs),
+            )
+            mean = network | {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
+            models |= {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
+        if not len(validation):
+            return models["blend"], {"shipped": "blend", "because": "no customer of hidden items to validate on"}
+        found = {name: float(validation.ndcg(model.scores(validation)).mean()) for name, model in models.items()}
+        shipped = "mean" if found.get("mean", 0.0) > found["blend"] else "blend"
+        about = {"ndcg@20 of": {name: round(value, 4) for name, value in found.items()}, "shipped": shipped}
+        return models[shipped], about
 
     def scores(self, examples: Examples) -> NDArray[np.float32]:
         """Scores of all candidates of all users. Shape (B, C)."""
@@ -184,9 +177,7 @@ class Fusion:
 
     def predict(self, personal: Any, facts: Any, n_history: Any) -> NDArray[np.float32]:
         """Scores of pairs. Shape (B, C)."""
-        network = _Network(self.weights["linear"])
-        network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
-        network.eval()
+        network = _loaded(self.weights).requires_grad_(False).eval()
         rows_at_once = max(1, 200_000 // max(1, personal.shape[1]))
         parts = []
         with torch.inference_mode():
@@ -196,31 +187,81 @@ class Fusion:
         return np.concatenate(parts) if parts else np.zeros(personal.shape[:2], dtype=np.float32)
 
 
+def _train(
+    start: dict[str, NDArray[np.float32]],
+    train: Sequence[Examples],
+    readable: NDArray[np.bool_],
+    epochs: int,
+    seed: int,
+    *,
+    flat: bool,
+    report: Callable[[int], None],
+) -> dict[str, NDArray[np.float32]]:
+    """Train from a state; ``flat`` leaves the MLP out. One-cycle schedule: the last state is the settled one."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = _loaded(start)
+    network.train()
+    network.last.requires_grad_(not flat)
+    rate = _LINEAR_RATE if flat else _LEARNING_RATE
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
+    n_batches = sum(max(1, len(examples) // _USERS_A_STEP) for examples in train)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * n_batches + 1)
+    network.blind(readable)
+    for epoch in range(epochs):
+        batches = [
+            (examples, users)
+            for examples in train
+            for users in np.array_split(rng.permutation(len(examples)), max(1, len(examples) // _USERS_A_STEP))
+        ]
+        for number in rng.permutation(len(batches)):
+            loss = _listwise_loss(network, *batches[number], rng)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            network.blind(readable)
+        report(epoch + 1)
+    return network.arrays()
+
+
+def _loaded(weights: dict[str, NDArray[np.float32]]) -> _Network:
+    network = _Network(weights["linear"])
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return network
+
+
 def _tempered(blend: NDArray[np.float32], train: Sequence[Examples]) -> NDArray[np.float32]:
     """The blend times the factor of 2 ** (-6 … 1) at which its softmax fits the positives best: the order stays."""
     losses = {}
     for factor in 2.0 ** np.arange(-6, 2):
-        network = _Network((blend * factor).astype(np.float32)).eval()
-        with torch.inference_mode():
-            losses[factor] = sum(float(_listwise_loss(network, part, np.arange(min(len(part), 256)))) for part in train)
+        network = _Network((blend * factor).astype(np.float32)).requires_grad_(False).eval()
+        rng = np.random.default_rng(0)
+        losses[factor] = sum(
+            float(_listwise_loss(network, part, np.arange(min(len(part), 256)), rng)) for part in train
+        )
     return (blend * min(losses, key=losses.__getitem__)).astype(np.float32)
 
 
-def _listwise_loss(network: _Network, examples: Examples, users: NDArray[np.int64]) -> torch.Tensor:
-    """Cross entropy of the hidden positives; a user counts by the root of how many they have."""
-    scores = network(inputs(examples.personal[users], examples.facts, examples.n_history[users]))
-    row_of = np.full(len(examples), -1)
-    row_of[users] = np.arange(len(users))
-    known = row_of[examples.known[0]] >= 0
-    scores = scores.index_put(
-        (torch.from_numpy(row_of[examples.known[0][known]]), torch.from_numpy(examples.known[1][known])),
-        torch.tensor(-1e4),
-    )
-    chosen = row_of[examples.positives[0]] >= 0
-    rows, columns = row_of[examples.positives[0][chosen]], examples.positives[1][chosen]
-    weights = 1 / np.sqrt(np.bincount(rows, minlength=len(users))[rows])
-    picked = torch.log_softmax(scores, dim=1)[torch.from_numpy(rows), torch.from_numpy(columns)]
-    return -(picked * torch.from_numpy(weights.astype(np.float32))).sum() / float(weights.sum())
+def _listwise_loss(
+    network: _Network, examples: Examples, users: NDArray[np.int64], rng: np.random.Generator
+) -> torch.Tensor:
+    """Cross entropy of the hidden positives among them and a sample of others; a user counts by the root of theirs."""
+    shape = examples.personal.shape[:2]
+    wanted, known = (_indicator(pairs, shape)[users] for pairs in (examples.positives, examples.known))
+    sample = rng.permutation(shape[1])[:_CANDIDATES_A_STEP]
+    columns = np.union1d(wanted.indices, sample)
+    x = inputs(examples.personal[np.ix_(users, columns)], examples.facts[columns], examples.n_history[users])
+    scores = network(x).masked_fill(torch.from_numpy(known[:, columns].toarray() > 0), -1e4)
+    positives = torch.from_numpy(wanted[:, columns].toarray())
+    positives = positives / positives.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+    return -(functional.log_softmax(scores, dim=1) * positives).sum() / positives.sum().clamp(min=1e-6)
+
+
+def _indicator(pairs: NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_array:
+    ones = np.ones(pairs.shape[1], dtype=np.float32)
+    return sparse.csr_array((ones, (pairs[0], pairs[1])), shape=shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
 _HIDDEN_SHARE: Final = 0.2
 _N_FOLDS: Final = 3
-_EPOCHS: Final = 8
+_EPOCHS: Final = 6
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
@@ -512,6 +512,8 @@ class _Trainer:
             seed=self._seed,
             progress=lambda done, total: self._report(f"fusion of {stratum} items", done, total),
         )
+        if not len(validation):
+            return fusion, Calibrator(1.0, 0.0), about
         scores = fusion.scores(validation)
         baseline = _baseline(scorers, fusion, stratum, validation.rows, validation.scale, validation.n_history)
         labels = np.zeros(scores.shape, dtype=bool)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from encoders.content import put_rows, top_of_rows
-from recommender.collaborative import co_walk, fit_item_model
+from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,17 @@ WALKED: Final = (
     ("walk", "attributes", 1),
 )
 """(step, view, power): the history after one step through behaviour, then to the candidate's nearest warm items."""
-RIDGE_L2: Final = (3.0, 30.0)
+KERNEL: Final = (
+    ("words", 1.0, 1),
+    ("terms", 0.5, 1),
+    ("text", 0.5, 2),
+    ("brands", 0.2, 1),
+    ("categories", 0.2, 1),
+    ("attributes", 0.2, 1),
+)
+"""(view, weight, power) of the content kernel of the ridge regression."""
+_RIDGE_L2: Final = 4.0
+"""Of the ridge regression, in units of the kernel's mean diagonal."""
 GRAPH: Final = ("graph", "graph mean", "ease+graph")
 """The graph encoder's own score; the cosine with the mean of the history; the same after one step through behaviour."""
 FACT_VIEWS: Final = (("words", 2), ("text", 6), ("brands", 1), ("categories", 3))
@@ -77,7 +87,7 @@ def score_names() -> tuple[str, ...]:
         *(f"{view}^{power:g}" for view, power in DIRECT),
         *(f"nearest {view}" for view, _ in NEAREST),
         *(f"{step}+{view}" for step, view, _ in WALKED),
-        *(f"ridge {l2:g}" for l2 in RIDGE_L2),
+        "ridge",
         "ease+ridge",
         *GRAPH,
         *BEHAVIOUR,
@@ -205,11 +215,11 @@ class Scorers:
             arrays["ease"] = model.astype(np.float16).astype(np.float32)
         else:
             arrays.update({"knn.data": model.data, "knn.indices": model.indices, "knn.indptr": model.indptr})
+        if len(warm) <= MAX_DENSE_ITEMS:
+            arrays["ridge"] = _ridge(content, warm).astype(np.float16).astype(np.float32)
         rows = content.dense[warm]
         gram = rows.T @ rows
         diagonal = np.eye(len(gram), dtype=np.float32)
-        for l2 in RIDGE_L2:
-            arrays[f"ridge {l2:g}"] = np.linalg.solve(gram + l2 * diagonal, rows.T).T.astype(np.float32)
         popularity = np.log1p(n_events[warm]).astype(np.float32)
         centre = float(popularity.mean())
         arrays["popularity"] = np.linalg.solve(gram + 10 * diagonal, rows.T @ (popularity - centre)).astype(np.float32)
@@ -220,8 +230,8 @@ class Scorers:
         from safetensors.numpy import save_file
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
-        if "ease" in arrays:
-            arrays["ease"] = arrays["ease"].astype(np.float16)
+        for name in {"ease", "ridge"} & set(arrays):
+            arrays[name] = arrays[name].astype(np.float16)
         save_file(arrays, path)
 
     @classmethod
@@ -230,8 +240,8 @@ class Scorers:
         from safetensors.numpy import load_file
 
         arrays = load_file(path)
-        if "ease" in arrays:
-            arrays["ease"] = arrays["ease"].astype(np.float32)
+        for name in {"ease", "ridge"} & set(arrays):
+            arrays[name] = arrays[name].astype(np.float32)
         return cls(content, neighbours, encoder, arrays)
 
     def put(self, item_nums: NDArray[np.int64]) -> None:
@@ -313,7 +323,7 @@ class Block:
         matrices = {view: scorers._neighbours.matrices[view][item_nums][:, warm] for view in VIEWS}
         self._views = {view: sparse.csr_array(matrix.T) for view, matrix in matrices.items()}
         self._walked = {(view, power): _mean_neighbour(matrices[view], power) for _, view, power in WALKED}
-        self._dense = scorers._content.dense[item_nums]
+        self._content_kernel = content_kernel(scorers._content, warm, item_nums)
         place = np.full(len(scorers.n_events), -1)
         place[warm] = np.arange(len(warm))
         self._own = place[item_nums]
@@ -341,7 +351,6 @@ class Block:
 
     def raw(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
         """Each personal score as it is, in the order of the names. Each of shape (B, C)."""
-        arrays = self._scorers._arrays
         for view, power in DIRECT:
             yield (histories @ self._views[view].power(power)).toarray()
         for view, power in NEAREST:
@@ -350,9 +359,9 @@ class Block:
         if len(self.item_nums) < histories.shape[0] // 4:  # few candidates: the step is cheaper from their side
             for step, view, power in WALKED:
                 yield _dense(histories @ _dense(models[step] @ self._walked[view, power].T))
-            ridges = {l2: histories @ _dense(arrays[f"ridge {l2:g}"] @ self._dense.T) for l2 in RIDGE_L2}
-            yield from ridges.values()
-            yield _dense(histories @ (models["ease"] @ (arrays[f"ridge {RIDGE_L2[-1]:g}"] @ self._dense.T)))
+            ridge = self._regressed(self._content_kernel)
+            yield histories @ ridge
+            yield _dense(histories @ (models["ease"] @ ridge))
             yield from self._graph(histories)
             yield _dense(histories @ (models["ease"] @ (self._history_vectors @ self._vectors.T)))
             for step in BEHAVIOUR:
@@ -362,13 +371,17 @@ class Block:
         steps = {step: _dense(histories @ model) for step, model in models.items()}
         for step, view, power in WALKED:
             yield (self._walked[view, power] @ steps[step].T).T
-        for l2 in RIDGE_L2:
-            yield (histories @ arrays[f"ridge {l2:g}"]) @ self._dense.T
-        yield (steps["ease"] @ arrays[f"ridge {RIDGE_L2[-1]:g}"]) @ self._dense.T
+        for start in (histories, steps["ease"]):
+            yield self._regressed(start.T).T @ self._content_kernel
         yield from self._graph(histories)
         yield (steps["ease"] @ self._history_vectors) @ self._vectors.T
         for step in BEHAVIOUR:
             yield np.where(self._own >= 0, steps[step][:, self._own], 0)
+
+    def _regressed(self, columns: Any) -> NDArray[np.float32]:
+        """(K + l2)⁻¹ times the columns (the matrix is symmetric); the columns themselves where it is too large."""
+        inverse = self._scorers._arrays.get("ridge")
+        return _dense(columns if inverse is None else (columns.T @ inverse).T)
 
     def _graph(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
         attended = histories @ sparse.diags_array(self._attention, format="csr")
@@ -376,6 +389,35 @@ class Block:
         attended = sparse.diags_array(1 / totals, format="csr") @ attended
         yield np.log(attended @ self._kernel + 1e-6)
         yield (attended @ self._history_vectors) @ self._vectors.T
+
+
+def content_kernel(content: ItemContent, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Similarity of items by their content alone, a weighted sum over views. Shape (len(rows), len(columns))."""
+    total = np.zeros((len(rows), len(columns)), dtype=np.float32)
+    for view, weight, power in KERNEL:
+        if view == "text":
+            similarity = np.maximum(content.text[rows] @ content.text[columns].T, 0)
+        else:
+            similarity = (content.bags[view][rows] @ content.bags[view][columns].T).toarray()
+        total += weight * similarity**power
+    return total
+
+
+def _ridge(content: ItemContent, warm: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Inverse of the regularised content kernel of the warm items: kernel ridge regression of each user's history.
+
+    A user's score of an item is h · (K + l2)⁻¹ · k, the regression of their history h (1 where it holds an item, else 0)
+    on content. Unlike a sum of similarities it does not count ten near-duplicates ten times. Shape (n_warm, n_warm).
+    """
+    from scipy import linalg
+
+    kernel = content_kernel(content, warm, warm)
+    diagonal = np.arange(len(kernel))
+    kernel[diagonal, diagonal] += _RIDGE_L2 * max(float(kernel[diagonal, diagonal].mean()), 1e-3)
+    factor = linalg.lapack.spotrf(kernel, lower=1, overwrite_a=1)[0]
+    inverse = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
+    symmetric: NDArray[np.float32] = np.tril(inverse) + np.tril(inverse, -1).T
+    return symmetric
 
 
 def _dense(matrix: Any) -> NDArray[np.float32]:

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from recommender.fusion import Calibrator, Examples, Fusion
+
+N_SCORES, N_FACTS = 3, 2
+BLEND = np.array([1.0, 0, 0, 0, 0, 0], dtype=np.float32)
+
+
+def examples(seed: int, *, informative: int, n_users: int = 200, n_items: int = 40) -> Examples:
+    """Only one personal score says what the hidden item is; the others are noise."""
+    rng = np.random.default_rng(seed)
+    personal = rng.standard_normal((n_users, n_items, N_SCORES)).astype(np.float16)
+    columns = rng.integers(n_items, size=n_users)
+    personal[np.arange(n_users), columns, informative] += 3
+    return Examples(
+        personal,
+        rng.standard_normal((n_items, N_FACTS)).astype(np.float32),
+        np.full(n_users, 4, dtype=np.float32),
+        np.stack([np.arange(n_users), columns]),
+        np.zeros((2, 0), dtype=np.int64),
+        sparse.csr_array((n_users, 1)),
+        np.zeros((n_users, 2, N_SCORES), dtype=np.float32),
+    )
+
+
+def fit(train: Examples, validation: Examples, readable: np.ndarray | None = None) -> tuple[Fusion, dict[str, object]]:
+    mask = np.ones(len(BLEND), dtype=bool) if readable is None else readable
+    return Fusion.fit(BLEND, [train], validation, readable=mask, epochs=6, seed=0)
+
+
+def test_it_finds_the_score_that_tells() -> None:
+    validation = examples(1, informative=1)
+    fusion, _ = fit(examples(0, informative=1), validation)
+    scores = fusion.scores(validation)
+    assert scores.shape == (200, 40)
+    start = float(validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean())
+    assert float(validation.ndcg(scores).mean()) > start + 0.3
+
+
+def test_it_never_ships_worse_than_the_blend_it_starts_from() -> None:
+    """What holds in training does not hold on validation items: the blend stays."""
+    validation = examples(1, informative=0)
+    fusion, _ = fit(examples(0, informative=2), validation)
+    blend = validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean()
+    assert validation.ndcg(fusion.scores(validation)).mean() >= blend - 1e-9
+
+
+def test_unreadable_inputs_do_not_move_a_score() -> None:
+    mask = np.array([True, False, True, True, True, True])
+    train, validation = examples(0, informative=1), examples(1, informative=1)
+    fusion, _ = fit(train, validation, mask)
+    changed = validation.personal.copy()
+    changed[:, :, 1] = 50
+    np.testing.assert_array_equal(
+        fusion.predict(changed, validation.facts, validation.n_history), fusion.scores(validation)
+    )
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    first, second = (fit(examples(0, informative=1), examples(1, informative=1))[0] for _ in range(2))
+    for name, array in first.weights.items():
+        np.testing.assert_array_equal(array, second.weights[name])
+
+
+def test_known_items_are_not_ranked() -> None:
+    data = examples(0, informative=0, n_users=1, n_items=4)
+    target = int(data.positives[1, 0])
+    other = (target + 1) % 4
+    scores = np.zeros((1, 4), dtype=np.float32)
+    scores[0, other], scores[0, target] = 2, 1
+    assert data.ndcg(scores)[0] < 1
+    known = Examples(
+        data.personal,
+        data.facts,
+        data.n_history,
+        data.positives,
+        np.array([[0], [other]]),
+        data.rows,
+        data.scale,
+    )
+    assert known.ndcg(scores)[0] == 1
+
+
+def test_calibrated_odds_are_true() -> None:
+    rng = np.random.default_rng(0)
+    lifts = rng.standard_normal(200_000).astype(np.float32)
+    labels = rng.random(200_000) < 1 / (1 + np.exp(-(2 * lifts - 6)))
+    odds = Calibrator.fit(lifts, labels, kept=1.0)
+    assert odds.slope == pytest.approx(2, abs=0.15)
+    assert odds.bias == pytest.approx(-6, abs=0.3)
+    half = Calibrator.fit(lifts, labels & (rng.random(200_000) < 0.5), kept=0.5)
+    share = 1 / (1 + np.exp(-half(lifts)))
+    assert share.mean() == pytest.approx(labels.mean(), rel=0.2)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3, dtype=bool), np.ones(3, dtype=bool), np.zeros(0, dtype=bool)])
+def test_one_sided_labels_leave_scores_as_they_are(labels: np.ndarray) -> None:
+    assert Calibrator.fit(np.arange(len(labels), dtype=np.float32), labels, kept=1.0) == Calibrator(1.0, 0.0)

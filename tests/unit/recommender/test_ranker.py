@@ -1,0 +1,217 @@
+"""The trained ranker on a shop whose answer is known, with a tiny random text model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from checkerboard import COLOURS, checkerboard, tiny_text_model
+
+from kg import KnowledgeGraph, schema
+from kg.errors import TrainingError, WorkspaceError
+from recommender.ranker import Ranker
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_text_model(tmp_path_factory.mktemp("text")))
+
+
+@pytest.fixture(scope="module")
+def graph() -> KnowledgeGraph:
+    return checkerboard()
+
+
+@pytest.fixture(scope="module")
+def saved(graph: KnowledgeGraph, text_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranker") / "model"
+    Ranker.fit(graph, text_model=text_model).save(folder)
+    return folder
+
+
+@pytest.fixture
+def ranker(saved: Path) -> Ranker:
+    return Ranker.load(saved)
+
+
+@pytest.fixture(scope="module")
+def histories(graph: KnowledgeGraph) -> list[np.ndarray]:
+    rows = graph.interactions
+    return [row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])]
+
+
+def test_each_customer_is_shown_the_new_items_of_their_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    ranking = ranker.rank(histories, k=4, pool="new")
+    assert ranking.item_nums.shape == ranking.scores.shape == (120, 4)
+    assert ranking.item_nums.dtype == np.int64
+    assert ranking.scores.dtype == np.float32
+    assert ranker.is_cold[ranking.item_nums].all()
+    right = ranking.item_nums % len(COLOURS) == np.arange(120)[:, None] % len(COLOURS)
+    assert right.mean() > 0.95
+
+
+def test_lists_are_sorted_unique_whole_and_without_own_items(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    ranking = ranker.rank(histories, k=90, pool="all")
+    for history, nums, scores in zip(histories, ranking.item_nums, ranking.scores, strict=True):
+        shown = nums[nums >= 0]
+        assert len(shown) == len(set(shown)) == 80 - len(history)
+        assert not set(shown) & set(history)
+        assert (np.diff(scores[: len(shown)]) <= 0).all()
+        assert (nums[len(shown) :] == -1).all()
+
+
+def test_excluded_items_are_not_shown(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    first = ranker.rank(histories[:2], k=3, pool="new").item_nums
+    second = ranker.rank(histories[:2], k=3, pool="new", exclude=[first[0], first[1][:1]]).item_nums
+    assert not set(first[0]) & set(second[0])
+    assert first[1][0] not in second[1]
+
+
+def test_an_empty_history_still_gets_a_list(ranker: Ranker) -> None:
+    ranking = ranker.rank([np.zeros(0, dtype=np.int64)], k=5, pool="new")
+    assert (ranking.item_nums >= 0).all()
+    assert np.isfinite(ranking.scores).all()
+
+
+def test_scores_of_single_items_are_those_of_the_list(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    ranking = ranker.rank(histories[:3], k=5, pool="all")
+    for row in range(3):
+        scores = ranker.score([histories[row]], ranking.item_nums[row])[0]
+        np.testing.assert_allclose(scores, ranking.scores[row], atol=2e-3)
+
+
+def test_one_customer_gets_the_same_list_alone_and_among_others(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    together = ranker.rank(histories, k=5, pool="new").item_nums[7]
+    np.testing.assert_array_equal(ranker.rank([histories[7]], k=5, pool="new").item_nums[0], together)
+
+
+def test_neither_new_nor_known_items_flood_the_list(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    share = ranker.is_cold[ranker.rank(histories, k=20, pool="all").item_nums].mean()
+    assert ranker.is_cold.mean() / 4 < share < ranker.is_cold.mean() * 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
+def test_new_share_is_a_policy(ranker: Ranker, histories: list[np.ndarray], share: float) -> None:
+    nums = ranker.rank(histories, k=10, pool="all", new_share=share).item_nums
+    assert ranker.is_cold[nums].mean() == pytest.approx(share, abs=0.04)
+
+
+def test_new_share_must_be_a_share(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        ranker.rank(histories, k=10, pool="all", new_share=1.5)
+
+
+def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    item = 77
+    scores = ranker.audience(item, [*histories, np.zeros(0, dtype=np.int64)])
+    assert scores.shape == (121,)
+    assert scores[-1] == -np.inf
+    best = np.argsort(-scores)[:30]
+    assert (best % len(COLOURS) == item % len(COLOURS)).mean() > 0.9
+
+
+def test_similar_items_have_the_same_colour_and_never_the_item(ranker: Ranker) -> None:
+    nums, scores = ranker.similar(70, 5)
+    assert nums.shape == scores.shape == (5,)
+    assert 70 not in nums
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_parts_name_every_score(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    parts = ranker.parts(histories[0], np.array([70, 71]))
+    assert {"words^1", "graph", "ridge", "ease", "predicted popularity"} <= set(parts)
+    assert all(values.shape == (2,) for values in parts.values())
+    assert parts["ease"][0] == parts["ease"][1], "new items have no behaviour to tell them apart"
+
+
+def test_a_launched_item_ranks_like_its_twin_and_moves_no_other_score(
+    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray]
+) -> None:
+    before = ranker.score(histories[:20], np.arange(80))
+    twin = graph.items.keys[70]
+    row = graph.products.filter(pl.col("key") == twin).with_columns(key=pl.lit("x1"))
+    edges = {
+        relation: pl.DataFrame(
+            {
+                "head": "x1",
+                "tail": [graph.vocabularies[relation.tail_label].keys[tail] for tail in facts.tails[facts.heads == 70]],
+            }
+        )
+        for relation, facts in graph.facts.items()
+        if relation in (schema.MADE_BY, schema.IN_CATEGORY, schema.HAS_ATTRIBUTE)
+    }
+    launched = graph.extended({schema.PRODUCT: row}, edges)
+    ranker.add(launched, np.array([80]))
+    assert ranker.item_ids[-1] == "x1"
+    assert ranker.is_cold[80]
+    scores = ranker.score(histories[:20], np.array([70, 80]))
+    np.testing.assert_allclose(scores[:, 0], scores[:, 1], atol=5e-2)
+    np.testing.assert_allclose(ranker.score(histories[:20], np.arange(80)), before, atol=1e-3)
+    assert 80 in ranker.rank(histories, k=10, pool="new").item_nums
+    assert ranker.text_vectors.shape[0] == 81
+
+
+def test_saving_and_loading_gives_the_same_lists(ranker: Ranker, histories: list[np.ndarray], tmp_path: Path) -> None:
+    ranker.save(tmp_path / "again")
+    again = Ranker.load(tmp_path / "again")
+    first, second = (one.rank(histories, k=10, pool="all") for one in (ranker, again))
+    np.testing.assert_array_equal(first.item_nums, second.item_nums)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert again.fingerprint == ranker.fingerprint
+    assert again.metrics == ranker.metrics
+    assert {file.suffix for file in (tmp_path / "again").rglob("*") if file.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".txt",
+        ".md",
+    }
+
+
+def test_the_same_seed_gives_the_same_ranker_and_a_checkpoint_changes_nothing(
+    graph: KnowledgeGraph, text_model: str, ranker: Ranker, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+    first = Ranker.fit(graph, text_model=text_model, checkpoint=tmp_path / "c")
+    again = Ranker.fit(
+        graph,
+        text_model=text_model,
+        checkpoint=tmp_path / "c",
+        progress=lambda stage, done, total: stages.append(f"{stage} {done}/{total}"),
+    )
+    assert first.fingerprint == again.fingerprint == ranker.fingerprint
+    assert "text 1/1" in stages, "the encoded texts were kept"
+
+
+def test_a_folder_without_a_model_or_of_a_newer_format_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="firstshelf train"):
+        Ranker.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 99}', encoding="utf-8")
+    with pytest.raises(WorkspaceError, match="upgrade"):
+        Ranker.load(tmp_path)
+
+
+@pytest.mark.parametrize("n_users", [0, 1])
+def test_nothing_to_learn_from_is_a_clear_error(n_users: int, text_model: str) -> None:
+    with pytest.raises(TrainingError, match="at least 2 customers"):
+        Ranker.fit(checkerboard(n_users=n_users), text_model=text_model)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"text": False},
+        {"brands": False},
+        {"text": False, "brands": False},
+        {"n_new": 0},
+        {"n_items": 12, "n_users": 6, "n_new": 4, "n_history": 2},
+    ],
+    ids=["no text", "no graph", "nothing but events", "nothing new", "tiny"],
+)
+def test_poor_shops_still_get_lists(options: dict[str, int], text_model: str) -> None:
+    graph = checkerboard(**options)  # type: ignore[arg-type]
+    ranker = Ranker.fit(graph, text_model=text_model)
+    ranking = ranker.rank([np.array([0, 4])], k=5, pool="all")
+    assert (ranking.item_nums >= 0).all()
+    assert np.isfinite(ranking.scores).all()
