@@ -179,7 +179,9 @@ class Bag:
 
         if self._counter is None:
             return sparse.csr_array((len(rows), 0), dtype=np.float32)
-        counts = sparse.csr_array(self._counter.transform(rows).astype(np.float32))
+        counted: Any = self._counter.transform(rows)
+        entries = (counted.data.astype(np.float32), counted.indices, counted.indptr)
+        counts: Any = sparse.csr_array(entries, shape=(len(rows), len(self.vocabulary)))
         if self.kind in {"terms", "keys"}:
             counts.data[:] = 1
         else:
@@ -377,7 +379,8 @@ def _rows(facts: ItemFacts) -> dict[str, Sequence[Any]]:
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12)
+    unit: NDArray[np.float32] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12)
+    return unit
 
 
 def put_rows(old: Any, new: Any, rows: NDArray[np.int64]) -> Any:
@@ -388,7 +391,8 @@ def put_rows(old: Any, new: Any, rows: NDArray[np.int64]) -> Any:
     taken = np.arange(n_rows)
     taken[rows] = old.shape[0] + np.arange(len(rows))
     if sparse.issparse(old):
-        return sparse.csr_array(sparse.vstack([old, new], format="csr")[taken])
+        stacked: Any = sparse.vstack([old, new], format="csr")  # type: ignore[call-overload]
+        return sparse.csr_array(stacked[taken])
     return np.concatenate([old, new])[taken]
 
 
@@ -400,3 +404,10 @@ def top_of_rows(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
     order = np.lexsort((matrix.indices, -matrix.data, rows))
     kept = order[(np.arange(len(order)) - matrix.indptr[rows[order]]) < k]
     return sparse.csr_array((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+
+
+def power_of(matrix: sparse.csr_array, power: float) -> sparse.csr_array:
+    """The entries that are there to a power; the others stay 0."""
+    from scipy import sparse
+
+    return sparse.csr_array((matrix.data**power, matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -15,6 +15,8 @@ from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import spmm
 
+from encoders.content import power_of, put_rows, top_of_rows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,6 +27,8 @@ ENTITIES: Final = ("brands", "categories", "attributes", "topics")
 KERNELS: Final = (("words", 1.5), ("text", 6.0), ("brands", 1.0))
 """(view, power) of the similarities that the user score adds to the encoder's own."""
 _MASKED_SHARE: Final = 0.25
+_MAX_TARGETS: Final = 800
+"""Masked items among which customers are matched in a step; more cost time and taught nothing."""
 _N_TOGETHER: Final = 20
 _SCALAR_RATE: Final = 3.0
 """Single numbers (gates, sharpness, weights) learn faster than matrices, or they would hardly leave their start."""
@@ -154,7 +158,7 @@ class GraphEncoder:
             interactions: shape (U, I), binary.
             views: similarity of candidates (rows) to items, for each view in ``KERNELS``. Shapes (I, I).
             embedding_size: D.
-            n_steps: optimiser steps; ``None`` takes one for 250 interactions, between 60 and 240.
+            n_steps: optimiser steps; ``None`` takes one for 125 interactions, between 60 and 300.
             users_a_step: customers whose masked items are to be found in a step.
             learning_rate: of AdamW, with a one-cycle schedule.
             dropout: of content features.
@@ -165,7 +169,7 @@ class GraphEncoder:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        n_steps = n_steps or int(np.clip(interactions.nnz // 250, 60, 240))
+        n_steps = n_steps or int(np.clip(interactions.nnz // 125, 60, 300))
         n_events = np.bincount(interactions.indices, minlength=interactions.shape[1])
         warm = np.flatnonzero(n_events)
         features = content.dense
@@ -190,22 +194,24 @@ class GraphEncoder:
             seen = np.zeros(len(features), dtype=np.float32)
             seen[warm] = 1
             seen[masked] = 0
-            users = np.unique(by_item[:, masked].indices)
+            targets = masked[:_MAX_TARGETS]
+            users = np.unique(by_item[:, targets].indices)
             users = rng.permutation(users)[:users_a_step]
             rows = sparse.csr_array(interactions[users])
-            history = rows @ sparse.diags_array(seen, format="csr")
+            history = sparse.csr_array(rows @ sparse.diags_array(seen, format="csr"))
+            history.eliminate_zeros()
             known = np.flatnonzero(np.asarray(history.sum(axis=1)).ravel() > 0)
             if not len(known):
                 continue
-            kept = np.flatnonzero(seen)
-            wanted = sparse.csr_array(rows[known][:, masked])
+            kept = np.unique(history.indices).astype(np.int64)
+            wanted = sparse.csr_array(rows[known][:, targets])
             weights = torch.from_numpy(sparse.csr_array(history[known])[:, kept].toarray()).to(place)
-            kernels = [_kernel(views[view], power, masked, kept, place) for view, power in KERNELS]
+            kernels = [_kernel(views[view], power, targets, kept, place) for view, power in KERNELS]
             behaves = torch.from_numpy(seen).to(place)[:, None]
             states = network.behaviour_states(inputs, graph.together, behaves)
             vectors = network.vectors(states, network.entity_states(states, graph.members(seen)), graph.links)
-            scores = _scores(network, vectors[kept], vectors[masked], weights, kernels)
-            logits = network.temperature * scores + _LOG_Q * log_popularity[masked]
+            scores = _scores(network, vectors[kept], vectors[targets], weights, kernels)
+            logits = network.temperature * scores + _LOG_Q * log_popularity[targets]
             positives = torch.from_numpy(wanted.toarray()).to(place)
             positives = positives / positives.sum(dim=1, keepdim=True).sqrt()
             loss = -(functional.log_softmax(logits, dim=1) * positives).sum() / positives.sum()
@@ -237,8 +243,6 @@ class GraphEncoder:
 
     def put(self, content: ItemContent, item_nums: NDArray[np.int64]) -> None:
         """Encode new (or changed) items and append (or replace) their vectors; see ``encode_new``."""
-        from encoders.content import put_rows
-
         self._state["vectors"] = put_rows(self.vectors, self.encode_new(content, item_nums), item_nums)
 
     def encode_new(self, content: ItemContent, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -276,7 +280,7 @@ class GraphEncoder:
 
     def gates(self) -> dict[str, float]:
         """The learned weight of each relation's message."""
-        gates = {name: layer.gate.item() for name, layer in self._network.relations.items()}
+        gates = {name: float(layer.get_parameter("gate")) for name, layer in self._network.relations.items()}
         return {"together": self._network.together.gate.item(), **gates}
 
     def save(self, folder: Path) -> None:
@@ -350,7 +354,7 @@ def _kernel(
     history: NDArray[np.int64],
     device: torch.device,
 ) -> torch.Tensor:
-    return torch.from_numpy(view[candidates][:, history].power(power).toarray().T.copy()).to(device)
+    return torch.from_numpy(power_of(view[candidates][:, history], power).toarray().T.copy()).to(device)
 
 
 def _members(
@@ -378,8 +382,6 @@ def _topics(text: NDArray[np.float32], warm: NDArray[np.int64], seed: int) -> ND
 
 def _together(interactions: sparse.csr_array) -> sparse.csr_array:
     """Items × items: the strongest steps item → customer → item, rows summing to 1."""
-    from encoders.content import top_of_rows
-
     per_user = np.maximum(interactions.sum(axis=1), 1)
     pairs = sparse.csr_array(interactions.T @ sparse.diags_array(1 / per_user) @ interactions)
     pairs.setdiag(0)

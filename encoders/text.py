@@ -76,6 +76,11 @@ class TextEncoder:
         (folder / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
 
     @property
+    def model(self) -> SentenceTransformer:
+        """The model in float32, as it is saved and trained."""
+        return self._model
+
+    @property
     def embedding_size(self) -> int:
         """D of the vectors."""
         return int(self._model.get_embedding_dimension() or 0)
@@ -102,7 +107,7 @@ class TextEncoder:
         with torch.inference_mode():
             for start in range(0, len(distinct), _BATCH):
                 part = distinct[start : start + _BATCH]
-                found[start : start + len(part)] = _forward(model, part).cpu().numpy()
+                found[start : start + len(part)] = forward(model, part).cpu().numpy()
                 if progress is not None:
                     progress(start + len(part), len(distinct))
         rows = np.array([row_of.get(text, -1) for text in texts], dtype=np.int64)
@@ -120,7 +125,7 @@ class TextEncoder:
         return self._bfloat16
 
 
-def _forward(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:
+def forward(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:
     """Unit vectors of a batch, shape (B, D), float32, with a gradient where the mode allows one."""
     import torch
 

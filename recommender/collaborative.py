@@ -70,9 +70,11 @@ def co_walk(interactions: sparse.csr_array) -> sparse.csr_array:
 
     per_user = interactions.sum(axis=1)
     uniform = sparse.diags_array(np.divide(1, per_user, out=np.zeros(len(per_user)), where=per_user > 0))
-    together = sparse.csr_array(interactions.T @ uniform @ interactions, dtype=np.float32)
+    together = sparse.csr_array(interactions.T @ uniform @ interactions)
     together = sparse.csr_array(together - sparse.diags_array(together.diagonal(), format="csr"))
     together.eliminate_zeros()
     totals = together.sum(axis=1)
     scale = np.divide(1, totals, out=np.zeros(len(totals)), where=totals > 1e-9)
-    return sparse.csr_array(sparse.diags_array(scale) @ together, dtype=np.float32)
+    rows = np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
+    together.data = (together.data * scale[rows]).astype(np.float32)
+    return together

@@ -162,7 +162,8 @@ class Fusion:
                 flat=False,
                 report=lambda done: report(epochs + done, 2 * epochs),
             )
-            mean = network | {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
+            halves = {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
+            mean = {**network, **{name: array.astype(np.float32) for name, array in halves.items()}}
             models |= {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
         if not len(validation):
             return models["blend"], {"shipped": "blend", "because": "no customer of hidden items to validate on"}
@@ -215,7 +216,8 @@ def _train(
             for users in np.array_split(rng.permutation(len(examples)), max(1, len(examples) // _USERS_A_STEP))
         ]
         for number in rng.permutation(len(batches)):
-            loss = _listwise_loss(network, *batches[number], rng)
+            examples, users = batches[number]
+            loss = _listwise_loss(network, examples, users, rng)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -241,7 +243,8 @@ def _tempered(blend: NDArray[np.float32], train: Sequence[Examples]) -> NDArray[
         losses[factor] = sum(
             float(_listwise_loss(network, part, np.arange(min(len(part), 256)), rng)) for part in train
         )
-    return (blend * min(losses, key=losses.__getitem__)).astype(np.float32)
+    best = min(losses, key=losses.__getitem__)
+    return np.asarray(blend * best, dtype=np.float32)
 
 
 def _listwise_loss(

@@ -109,7 +109,7 @@ class Ranker:
     @property
     def is_cold(self) -> NDArray[np.bool_]:
         """Items without an event at training. Shape (I,)."""
-        return self._scorers.n_events == 0
+        return np.equal(self._scorers.n_events, 0)
 
     @property
     def text_vectors(self) -> NDArray[np.float32]:
@@ -285,7 +285,7 @@ class Ranker:
         """Calibrated log odds of items for histories. Shape (B, C)."""
         out = np.empty((len(histories), len(item_nums)), dtype=np.float32)
         cold = self.is_cold[item_nums]
-        for stratum, mask in (("new", cold), ("known", ~cold)):
+        for stratum, mask in zip(STRATA, (cold, ~cold), strict=True):
             if mask.any():
                 block = self._scorers.block(item_nums[mask])
                 out[:, mask] = self._fused(histories, stratum, block, self._scorers.facts(item_nums[mask]))
@@ -441,7 +441,7 @@ class _Trainer:
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator] = {}
         metrics: dict[str, Any] = {"graph encoder gates": scorers.encoder.gates()}
-        for stratum, examples, blend in (("new", new, _BLEND), ("known", known, _KNOWN_BLEND)):
+        for stratum, examples, blend in zip(STRATA, (new, known), (_BLEND, _KNOWN_BLEND), strict=True):
             fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples, blend)
         return fusions, calibrators, metrics
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import sparse
 
-from encoders.content import put_rows, top_of_rows
+from encoders.content import power_of, put_rows, top_of_rows
 from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ class Neighbours:
         n_items = len(content)
         self.warm = np.concatenate([self.warm, np.zeros(n_items - len(self.warm), dtype=bool)])
         for view, matrix in self.matrices.items():
-            matrix.resize((matrix.shape[0], n_items))
-            self.matrices[view] = put_rows(matrix, _nearest(content, view, item_nums, self.warm), item_nums)
+            old = sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], n_items))
+            self.matrices[view] = put_rows(old, _nearest(content, view, item_nums, self.warm), item_nums)
 
 
 def _nearest(
@@ -127,8 +127,7 @@ def _nearest(
     rows, columns, values = [], [], []
     for start in range(0, len(item_nums), 256):
         part = item_nums[start : start + 256]
-        block = matrix[part] @ others
-        block = np.maximum(block.toarray() if sparse.issparse(block) else block, 0)
+        block = np.maximum(_dense(matrix[part] @ others), 0)
         block[part[:, None] == warm_nums[None, :]] = 0
         best = np.argpartition(-block, n - 1, axis=1)[:, :n]
         found = np.take_along_axis(block, best, axis=1)
@@ -304,7 +303,7 @@ class Scorers:
         usual = float(counts[self._warm].mean())
         popular, density = [], []
         for view, power in FACT_VIEWS:
-            matrix = self._neighbours.matrices[view][item_nums].power(power)
+            matrix = power_of(self._neighbours.matrices[view][item_nums], power)
             total = matrix @ warm
             popular.append((matrix @ counts + 0.1 * usual) / (total + 0.1))
             density.append(np.log1p(total))
@@ -323,7 +322,9 @@ class Block:
         matrices = {view: scorers._neighbours.matrices[view][item_nums][:, warm] for view in VIEWS}
         self._views = {view: sparse.csr_array(matrix.T) for view, matrix in matrices.items()}
         self._walked = {(view, power): _mean_neighbour(matrices[view], power) for _, view, power in WALKED}
-        self._content_kernel = content_kernel(scorers._content, warm, item_nums)
+        kernel = content_kernel(scorers._content, warm, item_nums)
+        inverse = scorers._arrays.get("ridge")
+        self._regression = kernel if inverse is None else inverse @ kernel
         place = np.full(len(scorers.n_events), -1)
         place[warm] = np.arange(len(warm))
         self._own = place[item_nums]
@@ -352,36 +353,31 @@ class Block:
     def raw(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
         """Each personal score as it is, in the order of the names. Each of shape (B, C)."""
         for view, power in DIRECT:
-            yield (histories @ self._views[view].power(power)).toarray()
+            yield (histories @ power_of(self._views[view], power)).toarray()
         for view, power in NEAREST:
             yield _largest(histories, self._views[view], power)
-        models = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
+        models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
         if len(self.item_nums) < histories.shape[0] // 4:  # few candidates: the step is cheaper from their side
             for step, view, power in WALKED:
                 yield _dense(histories @ _dense(models[step] @ self._walked[view, power].T))
-            ridge = self._regressed(self._content_kernel)
-            yield histories @ ridge
-            yield _dense(histories @ (models["ease"] @ ridge))
+            yield histories @ self._regression
+            yield _dense(histories @ (models["ease"] @ self._regression))
             yield from self._graph(histories)
             yield _dense(histories @ (models["ease"] @ (self._history_vectors @ self._vectors.T)))
             for step in BEHAVIOUR:
                 own = _dense(models[step][:, np.maximum(self._own, 0)])
-                yield np.where(self._own >= 0, _dense(histories @ own), 0)
+                yield np.where(self._own >= 0, _dense(histories @ own), np.float32(0))
             return
         steps = {step: _dense(histories @ model) for step, model in models.items()}
         for step, view, power in WALKED:
-            yield (self._walked[view, power] @ steps[step].T).T
-        for start in (histories, steps["ease"]):
-            yield self._regressed(start.T).T @ self._content_kernel
+            walked: NDArray[np.float32] = self._walked[view, power] @ steps[step].T
+            yield walked.T
+        yield histories @ self._regression
+        yield steps["ease"] @ self._regression
         yield from self._graph(histories)
         yield (steps["ease"] @ self._history_vectors) @ self._vectors.T
         for step in BEHAVIOUR:
-            yield np.where(self._own >= 0, steps[step][:, self._own], 0)
-
-    def _regressed(self, columns: Any) -> NDArray[np.float32]:
-        """(K + l2)⁻¹ times the columns (the matrix is symmetric); the columns themselves where it is too large."""
-        inverse = self._scorers._arrays.get("ridge")
-        return _dense(columns if inverse is None else (columns.T @ inverse).T)
+            yield np.where(self._own >= 0, steps[step][:, self._own], np.float32(0))
 
     def _graph(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
         attended = histories @ sparse.diags_array(self._attention, format="csr")
@@ -406,8 +402,9 @@ def content_kernel(content: ItemContent, rows: NDArray[np.int64], columns: NDArr
 def _ridge(content: ItemContent, warm: NDArray[np.int64]) -> NDArray[np.float32]:
     """Inverse of the regularised content kernel of the warm items: kernel ridge regression of each user's history.
 
-    A user's score of an item is h · (K + l2)⁻¹ · k, the regression of their history h (1 where it holds an item, else 0)
-    on content. Unlike a sum of similarities it does not count ten near-duplicates ten times. Shape (n_warm, n_warm).
+    A user's score of an item is h · (K + l2)⁻¹ · k, the regression of their history h (1 where it holds an item,
+    else 0) on content. Unlike a sum of similarities it does not count ten near-duplicates ten times. Shape
+    (n_warm, n_warm).
     """
     from scipy import linalg
 
@@ -426,7 +423,7 @@ def _dense(matrix: Any) -> NDArray[np.float32]:
 
 def _mean_neighbour(matrix: sparse.csr_array, power: float) -> sparse.csr_array:
     """Rows that average over the nearest warm items; a row of weak neighbours stays weak. Shape (C, n_warm)."""
-    best = top_of_rows(matrix.power(power), _N_WALK)
+    best = top_of_rows(power_of(matrix, power), _N_WALK)
     totals = best.sum(axis=1)
     return sparse.csr_array(sparse.diags_array(1 / (totals + 0.1)) @ best, dtype=np.float32)
 
