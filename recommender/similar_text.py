@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 N_NEIGHBOURS: Final = 10
 _ROWS_AT_ONCE: Final = 1024
+_ROUNDING: Final = 1e-5
+"""Two ways to compute one cosine differ by less: where many descriptions are equal, "close" is 1, and they are it."""
 
 
 def replace_similar_text(
@@ -70,7 +72,7 @@ def similar_text_edges(
     """
     left, right = np.random.default_rng(seed).integers(len(item_ids), size=(2, 20_000))
     sample = np.einsum("nd,nd->n", vectors[left], vectors[right])[left != right]
-    close = float(np.quantile(sample, 0.99)) if len(sample) else 1.0
+    close = (float(np.quantile(sample, 0.99)) if len(sample) else 1.0) - _ROUNDING
     rows: list[tuple[str, str, float]] = []
     for start in range(0, len(heads), _ROWS_AT_ONCE):
         part = heads[start : start + _ROWS_AT_ONCE]

@@ -43,3 +43,14 @@ def test_edges_that_no_longer_hold_are_taken_away(store: GraphStore, graph: Know
     assert held.select("head", "tail").rows() == [("epoxy", "glue")]
     assert held["score"].to_list() == [1.0]
     assert held.filter(pl.col("source") != "text").is_empty()
+
+
+def test_equal_descriptions_are_similar_where_a_shop_has_many_of_them() -> None:
+    kinds = np.random.default_rng(0).normal(size=(7, 96)).astype(np.float32)
+    kinds /= np.linalg.norm(kinds, axis=1, keepdims=True)
+    vectors = np.tile(kinds, (9, 1))
+    item_ids = [f"i{num}" for num in range(len(vectors))]
+    heads = np.arange(len(vectors) - 7, len(vectors))
+    edges = similar_text_edges(vectors, item_ids, heads=heads, tails=np.arange(len(vectors) - 7))
+    assert edges.height == 7 * 8
+    assert all(int(head[1:]) % 7 == int(tail[1:]) % 7 for head, tail in edges.select("head", "tail").iter_rows())
