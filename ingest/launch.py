@@ -14,6 +14,8 @@ from ingest.rows import validate_item
 from kg import schema
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kg.schema import Relation
     from kg.store import GraphStore
     from kg.workspace import Workspace
@@ -57,10 +59,7 @@ def launch_item(
     edges[schema.SUBCATEGORY_OF] = upward.filter(pl.col("head").is_in(new.nodes[schema.CATEGORY]["key"].implode()))
     launches = launches_file(workspace)
     launches.parent.mkdir(parents=True, exist_ok=True)
-    with launches.open("a", encoding="utf-8") as stream:
-        stream.write(valid.model_dump_json() + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    _append(launches, valid.model_dump_json())
     if not is_new:
         _delete_outdated(store, valid.item_id, edges)
     for label, table in new.nodes.items():
@@ -70,6 +69,18 @@ def launch_item(
         if table.height:
             store.write_edges(relation, table)
     return dict(new.nodes), edges
+
+
+def _append(file: Path, line: str) -> None:
+    """Put a line on disk; half a line at the end, of a launch that was cut off, is taken away first."""
+    with file.open("a+b") as stream:
+        stream.seek(max(0, stream.tell() - 1))
+        if stream.read(1) not in (b"", b"\n"):
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+        stream.write(f"{line}\n".encode())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _delete_outdated(store: GraphStore, item_id: str, edges: Mapping[Relation, pl.DataFrame]) -> None:

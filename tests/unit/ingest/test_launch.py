@@ -69,6 +69,17 @@ def test_an_old_product_launched_again_keeps_its_interactions(good_shop, memory,
     assert memory.edges(schema.MADE_BY).filter(head="i1").height == 0
 
 
+def test_a_launch_after_one_that_was_cut_off_is_kept(good_shop, memory, workspace):
+    good_shop.load(memory, workspace=workspace)
+    launch_item(NEW, workspace, memory)
+    with launches_file(workspace).open("a", encoding="utf-8") as stream:
+        stream.write('{"item_id":"cut","titl')
+    launch_item({**NEW, "item_id": "y"}, workspace, memory)
+    assert good_shop.load(memory, workspace=workspace).nodes_deleted == 0
+    assert {"x", "y"} <= set(keys(memory, schema.PRODUCT))
+    assert "cut" not in keys(memory, schema.PRODUCT)
+
+
 def test_what_a_person_said_of_a_product_stays(good_shop, memory, workspace):
     good_shop.load(memory, workspace=workspace)
     said = pl.DataFrame({"head": ["i1"], "tail": ["Outdoor"], "source": ["person"]})
