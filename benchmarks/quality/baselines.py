@@ -8,8 +8,10 @@ baseline: it is told what the others are not, and says how much room there is.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +30,7 @@ Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
 
 CACHE: Final = Path(".cache/quality")
 _USERS_AT_ONCE: Final = 1000
+_WORD: Final = re.compile(r"\w\w+")
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def popular_in_groups(case: Case) -> Fitted:
 
 def tfidf(case: Case) -> Fitted:
     """Words and word pairs, sublinear, cosine to the mean of the history."""
-    return Fitted(_mean_history(case, _tfidf(case)))
+    vectors = _tfidf(case)
+    return Fitted(_mean_history(case, vectors), {"min_df": case.shared["min_df"]})
 
 
 def bm25(case: Case) -> Fitted:
@@ -144,7 +148,7 @@ def bm25(case: Case) -> Fitted:
     def make(k1: float, b: float) -> Callable[[Case], Scorer]:
         def fit(case: Case) -> Scorer:
             counts = _kept(
-                case, "counts", lambda: sparse.csr_array(CountVectorizer(min_df=2).fit_transform(case.texts))
+                case, "counts", lambda: sparse.csr_array(CountVectorizer(analyzer=_grams).fit_transform(case.texts))
             )
             counts = counts.astype(np.float32)
             lengths = np.asarray(counts.sum(axis=1)).ravel()
@@ -180,8 +184,11 @@ def text_blend(case: Case) -> Fitted:
 
 
 def blend_ease(case: Case) -> Fitted:
-    """The text blend + .6 × EASE (λ 50) carried over to new items from their 20 nearest warm items, both z-normed."""
-    return Fitted(_blend_carried(case, 20, 0.6, "tfidf", normalise=False))
+    """The text blend + .6 × EASE (λ 50) carried over as the mean of the 20 nearest warm items, both z-normed.
+
+    The mean weighs by similarity; a sum, which prefers items with near neighbours, loses .005 on scientific.
+    """
+    return Fitted(_blend_carried(case, 20, 0.6, "tfidf", normalise=True))
 
 
 def blend_ease_tuned(case: Case) -> Fitted:
@@ -419,11 +426,38 @@ def _kept(case: Case, name: str, make: Callable[[], Any]) -> Any:
 
 
 def _tfidf(case: Case) -> sparse.csr_array:
-    def fit() -> sparse.csr_array:
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, dtype=np.float32)
+    """TF-IDF of the texts' parts; whether a word of one item alone counts is chosen on pseudo-cold items.
+
+    Rare word pairs help where names are short (.175 against .161 on online_retail) and cost where there are
+    descriptions (.1967 against .1993 on scientific).
+    """
+
+    def fit(min_df: int) -> sparse.csr_array:
+        vectorizer = TfidfVectorizer(analyzer=_grams, sublinear_tf=True, min_df=min_df, dtype=np.float32)
         return sparse.csr_array(vectorizer.fit_transform(case.texts))
 
-    return _kept(case, "tfidf", fit)
+    def choose() -> sparse.csr_array:
+        inner = case.inner()
+        users = inner.test_users(inner.new)
+        relevant = sparse.csr_array(inner.truth[users])
+        quality = {}
+        for min_df in (1, 2):
+            lists = rank(inner, _mean_history(inner, fit(min_df)), users, inner.new)
+            quality[min_df] = ranking_metrics(lists, relevant)["ndcg@20"].mean()
+        case.shared["min_df"] = max(quality, key=lambda min_df: quality[min_df])
+        return fit(case.shared["min_df"])
+
+    return _kept(case, "tfidf", choose)
+
+
+def _grams(parts: list[str]) -> list[str]:
+    """Words of two characters and more, and pairs of them within a part."""
+    found = []
+    for part in parts:
+        words = _WORD.findall(part.lower())
+        found += words
+        found += [f"{first} {second}" for first, second in pairwise(words)]
+    return found
 
 
 def _tfidf_similarity(case: Case) -> Floats:
@@ -484,14 +518,17 @@ def _nearest(similarity: Floats, n: int, *, normalise: bool) -> sparse.csr_array
 
 def _carried(case: Case, warm_scorer: Scorer, n_neighbours: int, by: str, normalise: bool) -> Scorer:
     similarity = _tfidf_similarity(case) if by == "tfidf" else _blend_similarity(case)
-    weights = _nearest(similarity[case.warm_nums], n_neighbours, normalise=normalise)
+    cold = case.n_events == 0
+    weights = _nearest(similarity[np.ix_(case.warm_nums, np.flatnonzero(cold))], n_neighbours, normalise=normalise)
+    place = np.cumsum(cold) - 1
 
     def score(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
-        warm_scores = warm_scorer(rows, case.warm_nums)
-        scores = np.asarray(warm_scores @ weights[:, columns], dtype=np.float32)
-        warm = case.n_events[columns] > 0
-        if warm.any():
-            scores[:, warm] = warm_scorer(rows, columns[warm])
+        scores = np.empty((len(rows), len(columns)), dtype=np.float32)
+        new = cold[columns]
+        if new.any():
+            scores[:, new] = warm_scorer(rows, case.warm_nums) @ weights[:, place[columns[new]]]
+        if not new.all():
+            scores[:, ~new] = warm_scorer(rows, columns[~new])
         return scores
 
     return score

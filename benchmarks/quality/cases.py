@@ -83,12 +83,10 @@ class Case:
         return np.flatnonzero(np.asarray(self.truth[:, np.flatnonzero(pool)].sum(axis=1)).ravel() > 0)
 
     @cached_property
-    def texts(self) -> list[str]:
-        """Title twice, categories, brand, attributes, description."""
+    def texts(self) -> list[list[str]]:
+        """Parts of each item's text: title twice, categories, brand, attributes, description."""
         return [
-            " ".join(
-                [*[item.get("title") or ""] * 2, *categories(item), *attributes(item), item.get("description") or ""]
-            )
+            [*[item.get("title") or ""] * 2, *categories(item), *attributes(item), item.get("description") or ""]
             for item in self.items
         ]
 
