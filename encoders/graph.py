@@ -26,7 +26,7 @@ ENTITIES: Final = ("brands", "categories", "attributes", "topics")
 """Kinds of nodes through which items hear of each other; topics are clusters of the text vectors."""
 KERNELS: Final = (("words", 1.5), ("text", 6.0), ("brands", 1.0))
 """(view, power) of the similarities that the user score adds to the encoder's own."""
-_MASKED_SHARE: Final = 0.25
+_MASKED_SHARE: Final = 0.4
 _MAX_TARGETS: Final = 800
 """Masked items among which customers are matched in a step; more cost time and taught nothing."""
 _N_TOGETHER: Final = 20
@@ -117,7 +117,7 @@ class GraphEncoder:
 
         score = log Σ_i α_i · [exp(a (z_i · z_j − 1)) + Σ_v w_v · similarity_v(i, j)],   α = softmax(attention · z_i)
 
-    It differs from both papers in training: at each step a random quarter of the items loses all behaviour, and the
+    It differs from both papers in training: at each step a random two fifths of the items lose all behaviour, and the
     customers of exactly these items are to be found among all of them (softmax over the masked items, with log
     popularity added as sampled softmax's log Q; Bengio and Senécal 2008). So the loss sees items as they are at launch.
 
