@@ -15,6 +15,7 @@ from scipy import sparse
 from encoders.content import ItemContent, ItemFacts
 from encoders.graph import GraphEncoder
 from encoders.text import TextEncoder
+from encoders.tuning import fine_tune
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
 from recommender.fusion import Calibrator, Examples, Fusion
@@ -41,16 +42,19 @@ _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
 _PAIRS_AT_ONCE: Final = 500_000
-_BLEND: Final = {
-    "words^1": 1.0,
-    "text^6": 1.0,
-    "ease+words": 0.6,
-    "brands^1": 0.2,
-    "categories^1": 0.2,
-    "attributes^1": 0.2,
+_BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
+    "new": (
+        {"graph": 1.0, "ridge": 1.0, "ease+words": 0.3},
+        {"words^1": 1.0, "text^6": 1.0, "ease+words": 0.6},
+        {"brands^1": 1.0, "categories^1": 1.0, "attributes^1": 1.0},
+    ),
+    "known": (
+        {"ease": 1.0, "words^1": 0.2, "text^6": 0.2},
+        {"ease": 1.0},
+    ),
 }
-"""The untrained blend that the fusion starts from; it stays where there is too little to learn from."""
-_KNOWN_BLEND: Final = {"ease": 1.0, "words^1": 0.2, "text^6": 0.2}
+"""Blends that need no fitting. The best on validation items is what the fusion starts from, and what ships where it is
+better than what was learned: so known items never rank worse there than by EASE alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +144,7 @@ class Ranker:
         """
         report = progress or (lambda stage, done, total: None)
         interactions = _interactions(graph)
-        content = _content(graph, text_model, seed, report, checkpoint)
+        content = _content(graph, interactions, text_model, seed, report, checkpoint)
         warm = graph.n_events > 0
         report("neighbours", 0, 1)
         neighbours = Neighbours.fit(content, warm)
@@ -150,6 +154,7 @@ class Ranker:
         reference = rng.choice(n_items, min(n_items, _N_REFERENCE), replace=False)
         trainer = _Trainer(content, neighbours, interactions, reference, seed, report)
         fusions, calibrators, metrics = trainer.train()
+        metrics["text encoder"] = content.encoder.metrics
         report("index", 0, 2)
         scorers = trainer.scorers(interactions, "everything")
         report("index", 1, 2)
@@ -406,6 +411,7 @@ class _Trainer:
         self._seed = seed
         self._report = report
         self._rng = np.random.default_rng([seed, 1])
+        self._folds = _folds(interactions, seed)
         self._columns = [*Scorers.names, *Scorers.fact_names, "history"]
 
     def scorers(self, interactions: sparse.csr_array, stage: str) -> Scorers:
@@ -441,8 +447,8 @@ class _Trainer:
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator] = {}
         metrics: dict[str, Any] = {"graph encoder gates": scorers.encoder.gates()}
-        for stratum, examples, blend in zip(STRATA, (new, known), (_BLEND, _KNOWN_BLEND), strict=True):
-            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples, blend)
+        for stratum, examples in zip(STRATA, (new, known), strict=True):
+            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples)
         return fusions, calibrators, metrics
 
     def _splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]]:
@@ -451,12 +457,10 @@ class _Trainer:
         Each split hides a fifth of the warm items, which play the new ones. The last also hides a fifth of the events
         of customers with three or more, which play what comes next: so both kinds are measured in one world.
         """
-        warm = self._rng.permutation(np.flatnonzero(np.bincount(self._interactions.indices)))
-        n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))
         splits: list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]] = []
         for fold in range(_N_FOLDS):
             hidden = np.zeros(self._interactions.shape[1], dtype=bool)
-            hidden[warm[fold * n_hidden : (fold + 1) * n_hidden]] = True
+            hidden[self._folds[fold]] = True
             seen, hidden_items = _split(self._interactions, hidden[self._interactions.indices])
             splits.append((seen, hidden_items, None))
         lengths = np.diff(seen.indptr)
@@ -498,13 +502,15 @@ class _Trainer:
         )
 
     def _fit(
-        self, stratum: Stratum, scorers: Scorers, examples: list[Examples], blend: dict[str, float]
+        self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
     ) -> tuple[Fusion, Calibrator, dict[str, Any]]:
         *train, validation = examples
-        weights = np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32)
+        blends = [
+            np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
+        ]
         readable = np.array([stratum == "known" or column not in _OWN for column in self._columns])
         fusion, about = Fusion.fit(
-            weights,
+            blends,
             train,
             validation,
             readable=readable,
@@ -560,17 +566,36 @@ def _baseline(
     return out
 
 
+def _folds(interactions: sparse.csr_array, seed: int) -> list[NDArray[np.int64]]:
+    """For each fold a random fifth of the warm items: they will play the new ones."""
+    warm = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(np.bincount(interactions.indices)))
+    n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))
+    return [warm[fold * n_hidden : (fold + 1) * n_hidden] for fold in range(_N_FOLDS)]
+
+
 def _content(
-    graph: KnowledgeGraph, text_model: str | None, seed: int, report: Progress, checkpoint: Path | None
+    graph: KnowledgeGraph,
+    interactions: sparse.csr_array,
+    text_model: str | None,
+    seed: int,
+    report: Progress,
+    checkpoint: Path | None,
 ) -> ItemContent:
     finished = checkpoint / "content" if checkpoint is not None else None
     if finished is not None and finished.exists():
         report("text", 1, 1)
         return ItemContent.load(finished)
-    encoder = TextEncoder.pretrained(text_model)
-    content = ItemContent.fit(
-        ItemFacts.of(graph), encoder, seed=seed, progress=lambda done, total: report("text", done, total)
+    facts = ItemFacts.of(graph)
+    # The items that will play the new ones are held out here too: no score may have seen who takes them.
+    encoder = fine_tune(
+        TextEncoder.pretrained(text_model),
+        facts.sentences(),
+        interactions,
+        held_out=np.sort(np.concatenate(_folds(interactions, seed))),
+        seed=seed,
+        progress=lambda done, total: report("text encoder", done, total),
     )
+    content = ItemContent.fit(facts, encoder, seed=seed, progress=lambda done, total: report("text", done, total))
     if finished is not None:
         begun = finished.with_name("content.next")
         content.save(begun)
