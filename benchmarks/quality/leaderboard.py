@@ -86,7 +86,9 @@ def _measure_cell(
         "seed": seed,
         "split": facts,
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "changed": bool(_git("status", "--porcelain", "--", "kg", "ingest", "encoders", "recommender", "benchmarks")),
+        "changed": bool(
+            _git("status", "--porcelain", "--", "kg", "ingest", "encoders", "recommender", "benchmarks/quality/*.py")
+        ),
         "command": _command_line(options),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpu_count": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)},
