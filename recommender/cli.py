@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -27,6 +27,8 @@ app = typer.Typer(
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that keeps everything of one shop.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+_INTERRUPTED: Final = 130
+"""The exit code that typer makes of Ctrl-C, as shells do."""
 SeedOption = Annotated[int, typer.Option(help="The same data and seed give the same model.")]
 
 
@@ -404,9 +406,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            sys.stderr.write("interrupted; run the same command again to go on\n")
+        raise
     except Exception as error:  # the last door: users get a sentence, developers ask for the traceback
         from kg.errors import FirstshelfError
 

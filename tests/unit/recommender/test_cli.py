@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from kg import Path as WalkPath
 from kg import PathEdge, PathNode
 from recommender import Engine
-from recommender.cli import app, draw
+from recommender.cli import app, draw, main
 
 runner = CliRunner()
 
@@ -27,6 +27,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The installed command, as a user calls it."""
     command = [sys.executable, "-c", "from recommender.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_an_interrupted_job_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(workspace: Path | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recommender.doctor.examine", interrupt)
+    monkeypatch.setattr("sys.argv", ["firstshelf", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
 
 
 def test_a_job_that_fails_is_one_clear_line_and_exit_code_1(tmp_path: Path) -> None:
