@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SCALE: Final = 20.0
 _BATCH: Final = 64
-_LEARNING_RATE: Final = 2e-5
+_LEARNING_RATE: Final = 5e-5
 _TUNED_LAYERS: Final = 2
 """Of the transformer, counted from the top: the lower ones keep what the pretraining taught, and a CPU is in time."""
 _POWER: Final = 6
@@ -176,7 +176,7 @@ def _trained(
     by_item = sparse.csr_array(visible.T)
     optimizer = torch.optim.AdamW(tuned, lr=_LEARNING_RATE, weight_decay=0.01)
     batches = pairs.reshape(-1, _BATCH, 2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE * 2, total_steps=len(batches) + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2 * _LEARNING_RATE, total_steps=len(batches) + 1)
     model.train()
     for step, batch in enumerate(batches, start=1):
         anchors, others = batch[:, 0], batch[:, 1]
