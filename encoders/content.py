@@ -178,7 +178,7 @@ class Bag:
         from scipy import sparse
 
         if self._counter is None:
-            return sparse.csr_array((len(rows), 0), dtype=np.float32)
+            return sparse.csr_array(np.zeros((len(rows), 0), dtype=np.float32))
         counted: Any = self._counter.transform(rows)
         entries = (counted.data.astype(np.float32), counted.indices, counted.indptr)
         counts: Any = sparse.csr_array(entries, shape=(len(rows), len(self.vocabulary)))

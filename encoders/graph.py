@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -280,7 +281,7 @@ class GraphEncoder:
 
     def gates(self) -> dict[str, float]:
         """The learned weight of each relation's message."""
-        gates = {name: float(layer.get_parameter("gate")) for name, layer in self._network.relations.items()}
+        gates = {name: layer.get_parameter("gate").item() for name, layer in self._network.relations.items()}
         return {"together": self._network.together.gate.item(), **gates}
 
     def save(self, folder: Path) -> None:
@@ -398,13 +399,16 @@ def _row_means(matrix: sparse.csr_array, shrink: float = 0.5) -> sparse.csr_arra
 def _csr(matrix: sparse.csr_array, device: torch.device) -> torch.Tensor:
     matrix = sparse.csr_array(matrix)
     matrix.sort_indices()
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(np.int64)),
-        torch.from_numpy(matrix.indices.astype(np.int64)),
-        torch.from_numpy(matrix.data.astype(np.float32)),
-        size=matrix.shape,
-        device=device,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.data.astype(np.float32)),
+            size=matrix.shape,
+            device=device,
+            check_invariants=False,
+        )
 
 
 def _principal(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:

@@ -121,7 +121,7 @@ class Fusion:
     @classmethod
     def fit(
         cls,
-        blend: NDArray[np.float32],
+        blends: Sequence[NDArray[np.float32]],
         train: Sequence[Examples],
         validation: Examples,
         *,
@@ -133,7 +133,7 @@ class Fusion:
         """Train.
 
         Args:
-            blend: linear weights of the untrained blend, shape (S + F + 1,).
+            blends: linear weights of untrained blends, each of shape (S + F + 1,).
             train: examples, one set a fold.
             validation: examples of other items.
             readable: inputs that may be used; the others get weights of exactly 0. Shape (S + F + 1,).
@@ -147,7 +147,13 @@ class Fusion:
         train = [examples for examples in train if examples.positives.shape[1]]
         report = progress or (lambda done, total: None)
         torch.manual_seed(seed)
-        blended = _Network(_tempered(blend * readable, train)).arrays()
+        if not len(validation):
+            return cls(_Network(blends[0] * readable).arrays()), {
+                "shipped": "blend",
+                "because": "nothing to validate on",
+            }
+        of_blends = [float(validation.ndcg(_linear(validation, blend * readable)).mean()) for blend in blends]
+        blended = _Network(_tempered(blends[int(np.argmax(of_blends))] * readable, train)).arrays()
         models = {"blend": cls(blended)}
         if train:
             linear = _train(
@@ -165,8 +171,6 @@ class Fusion:
             halves = {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
             mean = {**network, **{name: array.astype(np.float32) for name, array in halves.items()}}
             models |= {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
-        if not len(validation):
-            return models["blend"], {"shipped": "blend", "because": "no customer of hidden items to validate on"}
         found = {name: float(validation.ndcg(model.scores(validation)).mean()) for name, model in models.items()}
         shipped = "mean" if found.get("mean", 0.0) > found["blend"] else "blend"
         about = {"ndcg@20 of": {name: round(value, 4) for name, value in found.items()}, "shipped": shipped}
@@ -232,6 +236,15 @@ def _loaded(weights: dict[str, NDArray[np.float32]]) -> _Network:
     network = _Network(weights["linear"])
     network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     return network
+
+
+def _linear(examples: Examples, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores by the weights of the personal scores alone. Shape (B, C)."""
+    used = np.flatnonzero(weights[: examples.personal.shape[2]])
+    total = np.zeros(examples.personal.shape[:2], dtype=np.float32)
+    for column in used:
+        total += weights[column] * examples.personal[:, :, column].astype(np.float32)
+    return total
 
 
 def _tempered(blend: NDArray[np.float32], train: Sequence[Examples]) -> NDArray[np.float32]:

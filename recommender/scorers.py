@@ -324,7 +324,7 @@ class Block:
         self._walked = {(view, power): _mean_neighbour(matrices[view], power) for _, view, power in WALKED}
         kernel = content_kernel(scorers._content, warm, item_nums)
         inverse = scorers._arrays.get("ridge")
-        self._regression = kernel if inverse is None else inverse @ kernel
+        self._regression: Any = kernel if inverse is None else inverse @ kernel
         place = np.full(len(scorers.n_events), -1)
         place[warm] = np.arange(len(warm))
         self._own = place[item_nums]
@@ -356,11 +356,12 @@ class Block:
             yield (histories @ power_of(self._views[view], power)).toarray()
         for view, power in NEAREST:
             yield _largest(histories, self._views[view], power)
+        regressed: Any = histories @ self._regression
         models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
         if len(self.item_nums) < histories.shape[0] // 4:  # few candidates: the step is cheaper from their side
             for step, view, power in WALKED:
                 yield _dense(histories @ _dense(models[step] @ self._walked[view, power].T))
-            yield histories @ self._regression
+            yield regressed
             yield _dense(histories @ (models["ease"] @ self._regression))
             yield from self._graph(histories)
             yield _dense(histories @ (models["ease"] @ (self._history_vectors @ self._vectors.T)))
@@ -372,10 +373,12 @@ class Block:
         for step, view, power in WALKED:
             walked: NDArray[np.float32] = self._walked[view, power] @ steps[step].T
             yield walked.T
-        yield histories @ self._regression
-        yield steps["ease"] @ self._regression
+        yield regressed
+        carried: Any = steps["ease"] @ self._regression
+        yield carried
         yield from self._graph(histories)
-        yield (steps["ease"] @ self._history_vectors) @ self._vectors.T
+        stepped: Any = (steps["ease"] @ self._history_vectors) @ self._vectors.T
+        yield stepped
         for step in BEHAVIOUR:
             yield np.where(self._own >= 0, steps[step][:, self._own], np.float32(0))
 

@@ -29,7 +29,7 @@ def examples(seed: int, *, informative: int, n_users: int = 200, n_items: int = 
 
 def fit(train: Examples, validation: Examples, readable: np.ndarray | None = None) -> tuple[Fusion, dict[str, object]]:
     mask = np.ones(len(BLEND), dtype=bool) if readable is None else readable
-    return Fusion.fit(BLEND, [train], validation, readable=mask, epochs=6, seed=0)
+    return Fusion.fit([BLEND], [train], validation, readable=mask, epochs=6, seed=0)
 
 
 def test_it_finds_the_score_that_tells() -> None:
