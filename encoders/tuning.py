@@ -23,7 +23,9 @@ _TUNED_LAYERS: Final = 2
 _POWER: Final = 6
 """Of the cosines, as the ranker's text score takes them."""
 _MIX: Final = (0.5, 1.0)
-_FEWEST_PAIRS: Final = 512
+_FEWEST_PAIRS: Final = 256
+_MOST_PAIRS: Final = 1536
+_TRAINED_TOKENS: Final = 32
 
 
 def fine_tune(
@@ -32,7 +34,7 @@ def fine_tune(
     interactions: sparse.csr_array,
     *,
     held_out: NDArray[np.int64],
-    n_pairs: int = 1536,
+    n_pairs: int | None = None,
     n_test_users: int = 300,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -54,11 +56,12 @@ def fine_tune(
         texts: of all I items.
         interactions: users × items, binary, shape (U, I).
         held_out: nums of items that no pair holds, ascending.
-        n_pairs: seen once each.
+        n_pairs: seen once each; ``None`` takes one for 32 interactions, between 256 and 1,536.
         n_test_users: customers that the held-out items are ranked for.
         seed: of pairs and customers.
         progress: called with steps done and in all.
     """
+    n_pairs = n_pairs or int(np.clip(interactions.nnz // 32, _FEWEST_PAIRS, _MOST_PAIRS))
     rng = np.random.default_rng(seed)
     told = np.array([bool(text.strip()) for text in texts])
     warm = np.flatnonzero((np.bincount(interactions.indices, minlength=len(texts)) > 0) & told)
@@ -69,7 +72,7 @@ def fine_tune(
     visible.eliminate_zeros()
     pairs = _pairs(visible, n_pairs, rng)
     test = _Test.draw(interactions, visible, held_out, n_test_users, rng)
-    if len(pairs) < min(_FEWEST_PAIRS, n_pairs) or not len(test.histories):
+    if len(pairs) < _FEWEST_PAIRS or not len(test.histories):
         encoder.metrics = {"ships": "start", "why": f"{len(pairs)} pairs of items with common customers are too few"}
         return encoder
     n_steps = len(pairs) // _BATCH
@@ -177,6 +180,7 @@ def _trained(
     optimizer = torch.optim.AdamW(tuned, lr=_LEARNING_RATE, weight_decay=0.01)
     batches = pairs.reshape(-1, _BATCH, 2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2 * _LEARNING_RATE, total_steps=len(batches) + 1)
+    model.max_seq_length = min(model.max_seq_length, _TRAINED_TOKENS)
     model.train()
     for step, batch in enumerate(batches, start=1):
         anchors, others = batch[:, 0], batch[:, 1]
@@ -194,6 +198,7 @@ def _trained(
         optimizer.step()
         schedule.step()
         report(step)
+    model.max_seq_length = encoder.model.max_seq_length
     return TextEncoder(model.eval())
 
 

@@ -46,13 +46,13 @@ def test_what_ships_is_what_was_measured_to_be_better(
     texts, interactions = shop
     held_out = np.arange(0, N_ITEMS, 4)
     before = text_encoder.encode(texts[:5])
-    result = fine_tune(text_encoder, texts, interactions, held_out=held_out, n_pairs=512, n_test_users=100, seed=0)
+    result = fine_tune(text_encoder, texts, interactions, held_out=held_out, n_pairs=256, n_test_users=100, seed=0)
     metrics = result.metrics
-    assert metrics["pairs"] == 512
+    assert metrics["pairs"] == 256
     assert metrics["ships"] == ("start" if result is text_encoder else "tuned")
     assert (metrics["interval"][0] > 0) == (metrics["ships"] == "tuned")
     np.testing.assert_array_equal(text_encoder.encode(texts[:5]), before)
-    again = fine_tune(text_encoder, texts, interactions, held_out=held_out, n_pairs=512, n_test_users=100, seed=0)
+    again = fine_tune(text_encoder, texts, interactions, held_out=held_out, n_pairs=256, n_test_users=100, seed=0)
     assert again.metrics == metrics
     np.testing.assert_array_equal(again.encode(texts), result.encode(texts))
 
