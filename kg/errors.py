@@ -28,7 +28,7 @@ class UnknownItemError(FirstshelfError):
 
     def __init__(self, item_id: str, where: str) -> None:
         super().__init__(
-            f"item {item_id!r} is not in {where}. Add it with 'firstshelf launch', or pass on_unknown='skip'."
+            f"item {item_id!r} is not in {where}. Add it with 'firstshelf launch', or ingest the catalogue that has it."
         )
         self.item_id = item_id
 

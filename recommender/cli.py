@@ -27,6 +27,17 @@ app = typer.Typer(
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that keeps everything of one shop.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def _lasting(address: str | None) -> str | None:
+    if address is not None and address.startswith("memory:"):
+        raise typer.BadParameter("memory: ends with this command and keeps nothing; leave it out, or give file:PATH")
+    return address
+
+
+StoreOption = Annotated[
+    str | None, typer.Option(callback=_lasting, help="file:PATH, neo4j://HOST:PORT, bolt://HOST:PORT.")
+]
 _INTERRUPTED: Final = 130
 """The exit code that typer makes of Ctrl-C, as shells do."""
 SeedOption = Annotated[int, typer.Option(help="The same data and seed give the same model.")]
@@ -37,7 +48,7 @@ def demo(
     workspace: Annotated[Path, typer.Option("--workspace", "-w", help="Where to make the demo shop.")] = Path(
         "demo.workspace"
     ),
-    store: Annotated[str | None, typer.Option(help="file:PATH, neo4j://HOST:PORT, bolt://HOST:PORT.")] = None,
+    store: StoreOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,7 +80,7 @@ def demo(
 def ingest(
     folder: Annotated[Path, typer.Argument(help="Shop folder: items.*, events.*, and RDF files beside them.")],
     workspace: WorkspaceOption,
-    store: Annotated[str | None, typer.Option(help="file:PATH, neo4j://HOST:PORT, bolt://HOST:PORT.")] = None,
+    store: StoreOption = None,
     mapping: Annotated[Path | None, typer.Option(help="JSON file that names the columns of another layout.")] = None,
     as_json: JsonOption = False,
 ) -> None:

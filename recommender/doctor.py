@@ -135,7 +135,7 @@ def _cold(store: GraphStore) -> tuple[bool, str]:
 def _model(workspace: Workspace) -> tuple[bool, str]:
     if not workspace.model_folder.exists():
         return False, f"not trained; run: firstshelf train --workspace {workspace.path}"
-    from recommender.ranker import Ranker
+    from recommender.engine import load_ranker
 
-    ranker = Ranker.load(workspace.model_folder)
+    ranker = load_ranker(workspace)
     return True, f"trained on {len(ranker.item_ids):,} items"

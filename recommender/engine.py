@@ -57,17 +57,11 @@ class Engine:
         Items that were ingested or launched after training are taken up now, without retraining.
 
         Raises:
-            WorkspaceError: no workspace, none trained yet, or one of a newer format.
+            WorkspaceError: no workspace, none trained yet, a damaged model, or one of a newer format.
             StoreError: the graph store cannot be opened.
         """
-        from recommender.ranker import Ranker
-
         place = Workspace.open(workspace)
-        if not place.model_folder.exists():
-            raise WorkspaceError(
-                f"workspace {str(workspace)!r} holds no trained model; run: firstshelf train --workspace {workspace}"
-            )
-        ranker = Ranker.load(place.model_folder)
+        ranker = load_ranker(place)
         store = place.open_store()
         try:
             return cls(place, store, current_graph(place, store), ranker)
@@ -342,6 +336,25 @@ def histories(graph: KnowledgeGraph) -> list[NDArray[np.int64]]:
     by_user = np.lexsort((facts.order, facts.heads))
     ends = np.cumsum(np.bincount(facts.heads, minlength=len(graph.users)))
     return np.split(facts.tails[by_user], ends[:-1]) if len(ends) else []
+
+
+def load_ranker(workspace: Workspace) -> Ranker:
+    """The trained model of a workspace.
+
+    Raises:
+        WorkspaceError: none is trained yet, it is damaged, or one of a newer format.
+    """
+    from safetensors import SafetensorError
+
+    from recommender.ranker import Ranker
+
+    train = f"run: firstshelf train --workspace {workspace.path}"
+    if not workspace.model_folder.exists():
+        raise WorkspaceError(f"workspace {str(workspace.path)!r} holds no trained model; {train}")
+    try:
+        return Ranker.load(workspace.model_folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise WorkspaceError(f"the model in {str(workspace.model_folder)!r} is damaged ({error}); {train}") from error
 
 
 def current_graph(workspace: Workspace, store: GraphStore) -> KnowledgeGraph:

@@ -43,6 +43,13 @@ def test_an_interrupted_job_says_how_to_go_on(
     assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
 
 
+def test_a_store_that_keeps_nothing_is_wrong_usage(tmp_path: Path) -> None:
+    for command in (["ingest", str(tmp_path)], ["demo"]):
+        result = runner.invoke(app, [*command, "--workspace", str(tmp_path / "w"), "--store", "memory:"])
+        assert result.exit_code == 2
+        assert not (tmp_path / "w").exists()
+
+
 def test_a_job_that_fails_is_one_clear_line_and_exit_code_1(tmp_path: Path) -> None:
     result = run("recommend", "--workspace", str(tmp_path / "none"), "--user", "u1")
     assert result.returncode == 1

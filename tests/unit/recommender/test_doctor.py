@@ -56,3 +56,12 @@ def test_without_a_workspace_the_installation_is_examined() -> None:
     report = examine()
     assert report.ok
     assert [check.name for check in report.checks] == ["compute device", "packaged text model"]
+
+
+def test_a_damaged_model_is_an_answer_not_an_exception(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path / "w", store="memory:")
+    workspace.model_folder.mkdir()
+    (workspace.model_folder / "config.json").write_text("{}")
+    model = examine(tmp_path / "w").checks[-1]
+    assert (model.name, model.ok) == ("model", False)
+    assert "firstshelf train" in model.detail
