@@ -12,6 +12,7 @@ import numpy as np
 
 from kg import KnowledgeGraph, Workspace, schema, snapshot
 from kg.errors import UnknownItemError, UnknownUserError, WorkspaceError
+from recommender.changed import changed_items
 from recommender.explain import Explainer
 from recommender.results import (
     Audience,
@@ -54,7 +55,7 @@ class Engine:
     def open(cls, workspace: str | Path) -> Engine:
         """Open a trained workspace.
 
-        Items that were ingested or launched after training are taken up now, without retraining.
+        Items that were ingested, launched or changed after training are taken up now, without retraining.
 
         Raises:
             WorkspaceError: no workspace, none trained yet, a damaged model, or one of a newer format.
@@ -64,7 +65,11 @@ class Engine:
         ranker = load_ranker(place)
         store = place.open_store()
         try:
-            return cls(place, store, current_graph(place, store), ranker)
+            graph = current_graph(place, store).aligned(ranker.item_ids)
+            changed = changed_items(graph, place.model_folder)
+            if len(changed):
+                ranker.add(graph, changed)
+            return cls(place, store, graph, ranker)
         except BaseException:
             store.close()
             raise

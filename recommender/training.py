@@ -13,6 +13,7 @@ import numpy as np
 
 from kg import snapshot
 from kg.errors import WorkspaceError
+from recommender.changed import save_digests
 from recommender.similar_text import replace_similar_text
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def train(
         saved = workspace.model_folder.with_name("model.next")
         shutil.rmtree(saved, ignore_errors=True)
         ranker.save(saved)
+        save_digests(graph, saved)
         shutil.rmtree(workspace.model_folder, ignore_errors=True)
         saved.rename(workspace.model_folder)
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
