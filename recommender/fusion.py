@@ -21,13 +21,12 @@ from recommender.metrics import ranking_metrics, top_k
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_HIDDEN_SIZE: Final = 64
+_HIDDEN_SIZE: Final = 32
 _USERS_A_STEP: Final = 64
 _CANDIDATES_A_STEP: Final = 300
 _LEARNING_RATE: Final = 2e-3
-_LINEAR_RATE: Final = 1e-2
-_WEIGHT_DECAY: Final = 1e-3
-_CLIP: Final = 8.0
+_WEIGHT_DECAY: Final = 1e-2
+_CLIP: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,10 +207,9 @@ def _train(
     network = _loaded(start)
     network.train()
     network.last.requires_grad_(not flat)
-    rate = _LINEAR_RATE if flat else _LEARNING_RATE
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     n_batches = sum(max(1, len(examples) // _USERS_A_STEP) for examples in train)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * n_batches + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=epochs * n_batches + 1)
     network.blind(readable)
     for epoch in range(epochs):
         batches = [

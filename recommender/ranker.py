@@ -44,12 +44,13 @@ _EASE_L2: Final = 50.0
 _PAIRS_AT_ONCE: Final = 500_000
 _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
     "new": (
-        {"graph": 1.0, "ridge": 1.0, "ease+words": 0.3},
+        {"graph": 1.0, "ridge": 0.3, "ease+words": 0.1},
+        {"graph": 1.0},
         {"words^1": 1.0, "text^6": 1.0, "ease+words": 0.6},
         {"brands^1": 1.0, "categories^1": 1.0, "attributes^1": 1.0},
     ),
     "known": (
-        {"ease": 1.0, "words^1": 0.2, "text^6": 0.2},
+        {"ease": 1.0, "graph": 0.5, "ridge": 0.5},
         {"ease": 1.0},
     ),
 }
