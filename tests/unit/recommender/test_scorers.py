@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkerboard import checkerboard, tiny_text_model
+from scipy import sparse
+
+from encoders.content import ItemContent, ItemFacts
+from encoders.text import TextEncoder
+from kg import KnowledgeGraph
+from recommender.scorers import (
+    Neighbours,
+    _chunks,
+    _largest,
+    _ridge,
+    content_kernel,
+    load_neighbours,
+    save_neighbours,
+)
+
+
+@pytest.fixture(scope="module")
+def graph() -> KnowledgeGraph:
+    return checkerboard()
+
+
+@pytest.fixture(scope="module")
+def content(graph: KnowledgeGraph, tmp_path_factory: pytest.TempPathFactory) -> ItemContent:
+    encoder = TextEncoder.pretrained(str(tiny_text_model(tmp_path_factory.mktemp("text"))))
+    return ItemContent.fit(ItemFacts.of(graph), encoder, seed=0)
+
+
+def test_neighbours_are_warm_others_and_rows_are_candidates(graph: KnowledgeGraph, content: ItemContent) -> None:
+    warm = graph.n_events > 0
+    neighbours = Neighbours.fit(content, warm)
+    for matrix in neighbours.matrices.values():
+        assert matrix.shape == (80, 80)
+        assert warm[matrix.indices].all()
+        assert not matrix.diagonal().any()
+
+
+def test_neighbours_of_a_brand_share_it(graph: KnowledgeGraph, content: ItemContent) -> None:
+    brands = Neighbours.fit(content, graph.n_events > 0).matrices["brands"].tocoo()
+    assert brands.nnz
+    assert (brands.row % 4 == brands.col % 4).all()
+
+
+def test_putting_the_same_items_again_changes_nothing(graph: KnowledgeGraph, content: ItemContent) -> None:
+    neighbours = Neighbours.fit(content, graph.n_events > 0)
+    before = {view: matrix.toarray() for view, matrix in neighbours.matrices.items()}
+    neighbours.put(content, np.array([3, 70]))
+    for view, matrix in neighbours.matrices.items():
+        np.testing.assert_allclose(matrix.toarray(), before[view], atol=1e-6)
+
+
+def test_neighbours_are_saved_and_loaded(graph: KnowledgeGraph, content: ItemContent, tmp_path: Path) -> None:
+    neighbours = Neighbours.fit(content, graph.n_events > 0)
+    save_neighbours(neighbours, tmp_path / "neighbours.safetensors")
+    loaded = load_neighbours(tmp_path / "neighbours.safetensors")
+    np.testing.assert_array_equal(loaded.warm, neighbours.warm)
+    for view, matrix in neighbours.matrices.items():
+        np.testing.assert_array_equal(loaded.matrices[view].toarray(), matrix.toarray())
+
+
+def test_the_content_kernel_is_symmetric_and_positive(content: ItemContent) -> None:
+    nums = np.arange(40)
+    kernel = content_kernel(content, nums, nums)
+    assert kernel.shape == (40, 40)
+    np.testing.assert_allclose(kernel, kernel.T, atol=1e-5)
+    assert np.linalg.eigvalsh(kernel.astype(float)).min() > -1e-3
+
+
+def test_ridge_is_the_inverse_of_the_regularised_kernel(content: ItemContent) -> None:
+    nums = np.arange(30)
+    kernel = content_kernel(content, nums, nums).astype(float)
+    identity = np.eye(30)
+    inverse = _ridge(content, nums).astype(float)
+    # inverse · (K + l2 · mean diagonal · 1) = 1; the penalty is what is left of the inverse's inverse.
+    penalty = np.linalg.inv(inverse) - kernel
+    np.testing.assert_allclose(penalty, penalty[0, 0] * identity, atol=2e-2)
+    assert penalty[0, 0] > 0
+
+
+def test_the_largest_similarity_of_a_history_is_found() -> None:
+    histories = sparse.csr_array(np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=np.float32))
+    view = sparse.csr_array(np.array([[0.5, 0.0], [0.9, 0.1], [0.2, 0.8]], dtype=np.float32))
+    np.testing.assert_allclose(_largest(histories, view, 1.0), [[0.5, 0.8], [0.0, 0.0], [0.9, 0.1]], rtol=1e-6)
+
+
+def test_chunks_cover_every_user_once() -> None:
+    histories = sparse.csr_array(np.ones((700, 3), dtype=np.float32))
+    chunks = _chunks(histories)
+    assert [chunk.start for chunk in chunks[1:]] == [chunk.stop for chunk in chunks[:-1]]
+    assert (chunks[0].start, chunks[-1].stop) == (0, 700)
