@@ -117,18 +117,6 @@ def test_a_launch_is_live_at_once_and_after_a_restart(job: Job) -> None:
         assert model["item_id"] in {row.item_id for row in engine.similar("launched", k=5)}
 
 
-def test_a_trained_product_that_is_launched_anew_stays_changed(job: Job) -> None:
-    other, changed = job.tastes.new_items[1], job.tastes.new_items[2]
-    with Engine.open(job.workspace.path) as engine:
-        engine.launch({**job.items[other], "item_id": changed}, audience=0, neighbours=0)
-        now = [row.item_id for row in engine.similar(changed, k=3)]
-    assert now[0] == other
-    with Engine.open(job.workspace.path) as engine:
-        assert [row.item_id for row in engine.similar(changed, k=3)] == now
-    with Engine.open(job.workspace.path) as engine:
-        engine.launch(job.items[changed], audience=0, neighbours=0)
-
-
 def test_a_second_ingest_changes_nothing_and_keeps_the_launch(job: Job) -> None:
     with Engine.open(job.workspace.path) as engine:
         engine.launch({"item_id": "kept", "title": "A kept lamp"}, audience=0, neighbours=0)
