@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 N_NEIGHBOURS: Final = 200
 """Warm neighbours kept per item and view; fewer lost nothing for direct scores, 50 lost a little."""
 _N_WALK: Final = 50
-_EVENTS_AT_ONCE: Final = 6_000
-_USERS_AT_ONCE: Final = 512
+_PAIRS_AT_ONCE: Final = 1_000_000
+_STEPS_AT_ONCE: Final = 4_000_000
+_FEW_CANDIDATES: Final = 128
 
 VIEWS: Final = ("words", "terms", "text", "characters", "brands", "categories", "leaves", "attributes")
 DIRECT: Final = (
@@ -267,7 +268,7 @@ class Scorers:
         The deviation of a score that tells no items apart is infinite, so that scaling makes it 0.
         """
         scale = np.empty((histories.shape[0], 2, len(self.names)), dtype=np.float32)
-        for rows in _chunks(histories):
+        for rows in _chunks(histories, len(self.reference)):
             for place, scores in enumerate(self._reference.raw(histories[rows])):
                 scale[rows, 0, place] = scores.mean(axis=1)
                 deviation = scores.std(axis=1)
@@ -333,7 +334,7 @@ class Block:
             Shape (B, C, S). A score that tells no items apart is 0.
         """
         out = np.empty((histories.shape[0], len(self.item_nums), len(self._scorers.names)), dtype=np.float32)
-        for rows in _chunks(histories):
+        for rows in _chunks(histories, len(self.item_nums)):
             for place, scores in enumerate(self.raw(histories[rows])):
                 out[rows, :, place] = np.arcsinh((scores - scale[rows, 0, place, None]) / scale[rows, 1, place, None])
         return out
@@ -346,15 +347,14 @@ class Block:
             yield _largest(histories, self._views[view], power)
         regressed: Any = histories @ self._regression
         models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
-        if len(self.item_nums) < histories.shape[0] // 4:  # few candidates: the step is cheaper from their side
+        if len(self.item_nums) <= _FEW_CANDIDATES:
             for step, view, power in WALKED:
-                yield _dense(histories @ _dense(models[step] @ self._walked[view, power].T))
+                yield histories @ self._stepped_back[step, view, power]
             yield regressed
-            yield _dense(histories @ (models["ease"] @ self._regression))
+            yield histories @ self._stepped_back["ease", "ridge", 1]
             yield self._graph(histories)
             for step in BEHAVIOUR:
-                own = _dense(models[step][:, np.maximum(self._own, 0)])
-                yield np.where(self._own >= 0, _dense(histories @ own), np.float32(0))
+                yield np.where(self._own >= 0, histories @ self._stepped_back[step, "own", 1], np.float32(0))
             return
         steps = {step: _dense(histories @ model) for step, model in models.items()}
         for step, view, power in WALKED:
@@ -366,6 +366,19 @@ class Block:
         yield self._graph(histories)
         for step in BEHAVIOUR:
             yield np.where(self._own >= 0, steps[step][:, self._own], np.float32(0))
+
+    @cached_property
+    def _stepped_back(self) -> dict[tuple[str, str, float], NDArray[np.float32]]:
+        """For few candidates the step through behaviour is taken from their side, once. Each of shape (n_warm, C)."""
+        models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
+        stepped = {
+            (step, view, power): _dense(models[step] @ _dense(self._walked[view, power]).T)
+            for step, view, power in WALKED
+        }
+        stepped["ease", "ridge", 1] = _dense(models["ease"] @ self._regression)
+        for step in BEHAVIOUR:
+            stepped[step, "own", 1] = _dense(models[step][:, np.maximum(self._own, 0)])
+        return stepped
 
     def _graph(self, histories: sparse.csr_array) -> NDArray[np.float32]:
         """The graph encoder's score: log of the attention-weighted kernel. Shape (B, C)."""
@@ -426,12 +439,14 @@ def _largest(histories: sparse.csr_array, view: sparse.csr_array, power: float) 
     return out
 
 
-def _chunks(histories: sparse.csr_array) -> list[slice]:
-    """Slices of users that hold at most so many users and events (a single user may hold more)."""
+def _chunks(histories: sparse.csr_array, n_candidates: int) -> list[slice]:
+    """Slices of at least one user, with at most so many (event, candidate) and (user, warm item) pairs."""
+    n_events = max(1, _PAIRS_AT_ONCE // max(1, n_candidates))
+    n_users = max(1, min(n_events, _STEPS_AT_ONCE // max(1, histories.shape[1])))
     chunks, start = [], 0
     while start < histories.shape[0]:
-        limit = np.searchsorted(histories.indptr, histories.indptr[start] + _EVENTS_AT_ONCE, side="right") - 1
-        stop = int(min(max(limit, start + 1), start + _USERS_AT_ONCE, histories.shape[0]))
+        limit = int(np.searchsorted(histories.indptr, histories.indptr[start] + n_events, side="right")) - 1
+        stop = min(max(limit, start + 1), start + n_users, histories.shape[0])
         chunks.append(slice(start, stop))
         start = stop
     return chunks

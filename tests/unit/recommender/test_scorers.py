@@ -8,10 +8,12 @@ from checkerboard import checkerboard, tiny_text_model
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
+from encoders.graph import GraphEncoder
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 from recommender.scorers import (
     Neighbours,
+    Scorers,
     _chunks,
     _largest,
     _ridge,
@@ -89,8 +91,38 @@ def test_the_largest_similarity_of_a_history_is_found() -> None:
     np.testing.assert_allclose(_largest(histories, view, 1.0), [[0.5, 0.8], [0.0, 0.0], [0.9, 0.1]], rtol=1e-6)
 
 
-def test_chunks_cover_every_user_once() -> None:
+@pytest.fixture(scope="module")
+def scorers(graph: KnowledgeGraph, content: ItemContent) -> Scorers:
+    neighbours = Neighbours.fit(content, graph.n_events > 0)
+    encoder = GraphEncoder.fit(content, graph.interactions, views=neighbours.matrices, embedding_size=16, n_steps=5)
+    return Scorers.fit(content, neighbours, encoder, graph.interactions, ease_l2=50.0, reference=np.arange(0, 80, 2))
+
+
+def test_few_candidates_get_the_scores_that_they_get_among_many(
+    scorers: Scorers, graph: KnowledgeGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = graph.interactions
+    histories = scorers.histories([part.astype(np.int64) for part in np.split(rows.indices, rows.indptr[1:-1])])
+    candidates = np.array([3, 41, 66, 79])
+    from_their_side = list(scorers.block(candidates).raw(histories))
+    monkeypatch.setattr("recommender.scorers._FEW_CANDIDATES", 0)
+    from_the_users_side = list(scorers.block(candidates).raw(histories))
+    for name, few, many in zip(scorers.names, from_their_side, from_the_users_side, strict=True):
+        assert few.shape == (120, 4)
+        np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-6, err_msg=name)
+    behaving = from_their_side[scorers.names.index("ease")]
+    assert behaving[:, :2].any(), "warm candidates have behaviour of their own"
+    assert not behaving[:, 2:].any(), "new candidates have none"
+
+
+@pytest.mark.parametrize(("n_candidates", "n_chunks"), [(1, 1), (10_000, 22), (10_000_000, 700)])
+def test_chunks_cover_every_user_once_and_are_smaller_for_more_candidates(n_candidates: int, n_chunks: int) -> None:
     histories = sparse.csr_array(np.ones((700, 3), dtype=np.float32))
-    chunks = _chunks(histories)
+    chunks = _chunks(histories, n_candidates)
     assert [chunk.start for chunk in chunks[1:]] == [chunk.stop for chunk in chunks[:-1]]
     assert (chunks[0].start, chunks[-1].stop) == (0, 700)
+    assert len(chunks) == n_chunks
+
+
+def test_chunks_are_smaller_where_there_are_many_warm_items() -> None:
+    assert len(_chunks(sparse.csr_array((700, 40_000), dtype=np.float32), 1)) == 7
