@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import spmm
 
-from encoders.content import power_of, put_rows, top_of_rows
+from encoders.content import put_rows, top_of_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 
 ENTITIES: Final = ("brands", "categories", "attributes", "topics")
 """Kinds of nodes through which items hear of each other; topics are clusters of the text vectors."""
-KERNELS: Final = (("words", 1.5), ("text", 6.0), ("brands", 1.0))
-"""(view, power) of the similarities that the user score adds to the encoder's own."""
+N_CHANNELS: Final = 2
+"""Of the user score: the history itself, and what is bought with it."""
+_N_INPUTS: Final = 256
+"""Principal directions of the content that the network reads: reading all of it took four times as long."""
+_N_NEAR: Final = 60
+"""Nearest items in each view that make an item's pairs; 200 gave as much."""
+_PAIR_SIZE: Final = 32
+_PAIR_RATE: Final = 3.0
 _MASKED_SHARE: Final = 0.4
-_MAX_TARGETS: Final = 800
+_MAX_TARGETS: Final = 500
 """Masked items among which customers are matched in a step; more cost time and taught nothing."""
-_N_TOGETHER: Final = 20
+_N_TOGETHER: Final = 50
 _SCALAR_RATE: Final = 3.0
 """Single numbers (gates, sharpness, weights) learn faster than matrices, or they would hardly leave their start."""
 _LOG_Q: Final = 0.5
@@ -60,23 +67,79 @@ class GatedMean(MessagePassing):  # type: ignore[misc]
         return product
 
 
+class Pairs:
+    """Pairs of a candidate with the items near it in any view, and what the views say about each pair.
+
+    Attributes:
+        starts: where each candidate's pairs begin and the last one's end, shape (C + 1,).
+        others: the other item's num, shape (P,).
+        features: for each view the similarity, and its share of the candidate's largest one, shape (P, 2 V), float16.
+    """
+
+    def __init__(self, views: Mapping[str, sparse.csr_array]) -> None:
+        """``views`` hold similarities of candidates (rows) to items, shapes (C, I), 0 where unknown."""
+        near = [top_of_rows(view, _N_NEAR) for view in views.values()]
+        union = sparse.csr_array(sum(near[1:], near[0]))
+        union.sort_indices()
+        rows = np.repeat(np.arange(union.shape[0]), np.diff(union.indptr))
+        columns = []
+        for view in views.values():
+            values = _entries(view, rows, union.indices.astype(np.int64))
+            largest = np.zeros(union.shape[0], dtype=np.float32)
+            np.maximum.at(largest, rows, values)
+            columns += [values, values / np.maximum(largest[rows], 1e-3)]
+        self.starts = union.indptr.astype(np.int64)
+        self.others = union.indices.astype(np.int64)
+        self.features = np.stack(columns, axis=1).astype(np.float16)
+
+    def of(self, rows: NDArray[np.int64], allowed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs of some candidates with allowed items: the place in ``rows``, and the pair's number. Shapes (P',)."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        before = np.cumsum(lengths) - lengths
+        numbers = np.repeat(self.starts[rows] - before, lengths) + np.arange(int(lengths.sum()))
+        kept = allowed[self.others[numbers]]
+        return np.repeat(np.arange(len(rows)), lengths)[kept], numbers[kept]
+
+
+def _entries(view: sparse.csr_array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Values of a matrix at some places, 0 where it has none. Shape (P,)."""
+    view = sparse.csr_array(view)
+    view.sort_indices()
+    if not view.nnz:
+        return np.zeros(len(rows), dtype=np.float32)
+    n_columns = np.int64(view.shape[1])
+    held = np.repeat(np.arange(view.shape[0]), np.diff(view.indptr)) * n_columns + view.indices
+    wanted = rows * n_columns + columns
+    places = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
+    return np.where(held[places] == wanted, view.data[places], 0).astype(np.float32)
+
+
 class _Network(nn.Module):
     """The learned part: nothing in it belongs to one item, entity or user."""
 
-    def __init__(self, projection: NDArray[np.float32], *, dropout: float) -> None:
+    def __init__(self, embedding_size: int, n_features: int, *, dropout: float) -> None:
         super().__init__()
-        size = projection.shape[1]
-        self.project = nn.Linear(projection.shape[0], size)
-        with torch.no_grad():
-            self.project.weight.copy_(torch.from_numpy(projection.T.copy()))
+        self.project = nn.Linear(_N_INPUTS, embedding_size)
+        with torch.no_grad():  # starts at the leading principal directions
+            self.project.weight.copy_(torch.eye(embedding_size, _N_INPUTS))
             self.project.bias.zero_()
-        self.together = GatedMean(size)
-        self.relations = nn.ModuleDict({name: GatedMean(size) for name in ENTITIES})
+        self.together = GatedMean(embedding_size)
+        self.relations = nn.ModuleDict({name: GatedMean(embedding_size) for name in ENTITIES})
         self.dropout = nn.Dropout(dropout)
-        self.attention = nn.Parameter(torch.zeros(size))
-        self.sharpness = nn.Parameter(torch.tensor(8.0))
-        self.kernel_weights = nn.Parameter(torch.full((len(KERNELS),), -1.0))
+        self.attention = nn.Parameter(torch.zeros(embedding_size))
+        self.sharpness = nn.Parameter(torch.full((N_CHANNELS,), 8.0))
+        self.level = nn.Parameter(torch.zeros(N_CHANNELS))
+        self.mix = nn.Parameter(torch.zeros(N_CHANNELS))
         self.temperature = nn.Parameter(torch.tensor(1.5))
+        self.pairs = nn.Sequential(
+            nn.Linear(n_features + 2, _PAIR_SIZE),
+            nn.GELU(),
+            nn.Linear(_PAIR_SIZE, _PAIR_SIZE),
+            nn.GELU(),
+            nn.Linear(_PAIR_SIZE, N_CHANNELS),
+        )
+        with torch.no_grad():
+            self.pairs[-1].get_parameter("bias").fill_(-1.0)
 
     def behaviour_states(self, features: torch.Tensor, together: torch.Tensor, behaves: torch.Tensor) -> torch.Tensor:
         """First hop: items hear what is bought with them. Items without behaviour keep their own content."""
@@ -97,12 +160,34 @@ class _Network(nn.Module):
             states = states + self.relations[name](adjacency, entities[name])
         return functional.normalize(states, dim=1)
 
-    def kernel(self, history: torch.Tensor, candidates: torch.Tensor, views: list[torch.Tensor]) -> torch.Tensor:
-        """What one history item says about a candidate: exp(a(cos − 1)) + Σ w · view. Shape (n_history, C)."""
-        total = torch.exp(self.sharpness * (history @ candidates.T - 1))
-        for weight, view in zip(functional.softplus(self.kernel_weights), views, strict=True):
-            total = total + weight * view
-        return total
+    def kernels(
+        self,
+        others: torch.Tensor,
+        candidates: torch.Tensor,
+        place: tuple[torch.Tensor, torch.Tensor],
+        features: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """What other items say about candidates, one matrix a channel, weighted by attention.
+
+        Args:
+            others: vectors, shape (n, D).
+            candidates: vectors, shape (C, D).
+            place: rows and columns of the near pairs, shapes (P,).
+            features: of the near pairs, shape (P, F).
+
+        Returns:
+            Matrices of shape (n, C).
+        """
+        cosines = others @ candidates.T
+        said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).clamp(max=10).exp()
+        attention = torch.exp(others @ self.attention)[:, None]
+        return [
+            attention
+            * torch.exp(self.sharpness[channel] * (cosines - 1) + self.level[channel]).index_put(
+                place, said[:, channel], accumulate=True
+            )
+            for channel in range(N_CHANNELS)
+        ]
 
 
 class GraphEncoder:
@@ -114,9 +199,14 @@ class GraphEncoder:
         e   = mean of s_i over the items with behaviour around the entity
         z_i = unit(s_i + Σ_r g_r W_r · mean of e over i's entities of kind r)
 
-    and the user, who has no vector of their own, scores an item by attention over their history (kernel smoothing):
+    and the user, who has no vector of their own, scores an item by kernels over two channels, their history and what
+    is bought with it (one step of ``together``, T):
 
-        score = log Σ_i α_i · [exp(a (z_i · z_j − 1)) + Σ_v w_v · similarity_v(i, j)],   α = softmax(attention · z_i)
+        k_c(i, j) = α_i · [exp(a_c (z_i · z_j − 1) + b_c) + exp(MLP_c(x_ij, z_i · z_j)) where j is near i in some view]
+        score     = log Σ_c m_c · Σ_i w_c,i · k_c(i, j) / Σ_i w_c,i · α_i,   w_1 = history, w_2 = history · T
+
+    x_ij is what the views (words, text, brand, category ...) say of the pair, and α_i = exp(attention · z_i). So
+    "the same brand and nearly the same words" may weigh other than the sum of both.
 
     It differs from both papers in training: at each step a random two fifths of the items lose all behaviour, and the
     customers of exactly these items are to be found among all of them (softmax over the masked items, with log
@@ -141,7 +231,7 @@ class GraphEncoder:
         content: ItemContent,
         interactions: sparse.csr_array,
         *,
-        views: dict[str, sparse.csr_array],
+        pairs: Pairs,
         embedding_size: int = 128,
         n_steps: int | None = None,
         users_a_step: int = 512,
@@ -157,9 +247,9 @@ class GraphEncoder:
         Args:
             content: of all I items. Those without interactions are new: they are encoded, never learned from.
             interactions: shape (U, I), binary.
-            views: similarity of candidates (rows) to items, for each view in ``KERNELS``. Shapes (I, I).
+            pairs: of all items.
             embedding_size: D.
-            n_steps: optimiser steps; ``None`` takes one for 125 interactions, between 60 and 300.
+            n_steps: optimiser steps; ``None`` takes one for 250 interactions, between 60 and 150.
             users_a_step: customers whose masked items are to be found in a step.
             learning_rate: of AdamW, with a one-cycle schedule.
             dropout: of content features.
@@ -170,30 +260,23 @@ class GraphEncoder:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        n_steps = n_steps or int(np.clip(interactions.nnz // 125, 60, 300))
+        n_steps = n_steps or int(np.clip(interactions.nnz // 250, 60, 150))
         n_events = np.bincount(interactions.indices, minlength=interactions.shape[1])
         warm = np.flatnonzero(n_events)
-        features = content.dense
-        network = _Network(_principal(features[warm], embedding_size), dropout=dropout).to(place)
+        rotation = _principal(content.dense[warm], _N_INPUTS)
         topics = _topics(content.text, warm, seed)
-        graph = _Graph(content, interactions, topics, place)
-        scalars = [parameter for parameter in network.parameters() if parameter.numel() <= len(KERNELS)]
-        matrices = [parameter for parameter in network.parameters() if parameter.numel() > len(KERNELS)]
-        groups = [
-            {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": scalars, "lr": _SCALAR_RATE * learning_rate, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups)
-        rates = [learning_rate, _SCALAR_RATE * learning_rate]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=n_steps + 1, pct_start=0.2)
-        inputs = torch.from_numpy(features).to(place)
+        together = _together(interactions)
+        graph = _Graph(content, together, topics, place)
+        popularity = np.log1p(n_events).astype(np.float32)
+        network = _Network(embedding_size, pairs.features.shape[1], dropout=dropout).to(place)
+        optimizer, schedule = _optimizer(network, learning_rate, weight_decay, n_steps)
+        inputs = torch.from_numpy(content.dense @ rotation).to(place)
         log_popularity = torch.from_numpy(np.log(np.maximum(n_events, 1)).astype(np.float32)).to(place)
         by_item = sparse.csc_array(interactions)
         for step in range(n_steps):
             network.train()
             masked = rng.choice(warm, max(1, int(len(warm) * _MASKED_SHARE)), replace=False)
-            seen = np.zeros(len(features), dtype=np.float32)
-            seen[warm] = 1
+            seen = (n_events > 0).astype(np.float32)
             seen[masked] = 0
             targets = masked[:_MAX_TARGETS]
             users = np.unique(by_item[:, targets].indices)
@@ -201,17 +284,23 @@ class GraphEncoder:
             rows = sparse.csr_array(interactions[users])
             history = sparse.csr_array(rows @ sparse.diags_array(seen, format="csr"))
             history.eliminate_zeros()
-            known = np.flatnonzero(np.asarray(history.sum(axis=1)).ravel() > 0)
+            known = np.flatnonzero(np.diff(history.indptr))
             if not len(known):
                 continue
-            kept = np.unique(history.indices).astype(np.int64)
             wanted = sparse.csr_array(rows[known][:, targets])
-            weights = torch.from_numpy(sparse.csr_array(history[known])[:, kept].toarray()).to(place)
-            kernels = [_kernel(views[view], power, targets, kept, place) for view, power in KERNELS]
+            channels = _channels(sparse.csr_array(history[known]), together, seen)
             behaves = torch.from_numpy(seen).to(place)[:, None]
             states = network.behaviour_states(inputs, graph.together, behaves)
             vectors = network.vectors(states, network.entity_states(states, graph.members(seen)), graph.links)
-            scores = _scores(network, vectors[kept], vectors[targets], weights, kernels)
+            heard = np.unique(np.concatenate([channel.indices for channel in channels])).astype(np.int64)
+            near = _near(pairs, targets, heard, popularity, place)
+            kernels = network.kernels(vectors[heard], vectors[targets], *near)
+            totals = torch.exp(vectors[heard] @ network.attention)
+            likely = torch.zeros((), device=place)
+            for mix, channel, kernel in zip(network.mix, channels, kernels, strict=True):
+                weights = _csr(channel[:, heard], place)
+                likely = likely + torch.exp(mix) * (weights @ kernel) / (weights @ totals[:, None] + 1e-6)
+            scores = torch.log(likely + 1e-6)
             logits = network.temperature * scores + _LOG_Q * log_popularity[targets]
             positives = torch.from_numpy(wanted.toarray()).to(place)
             positives = positives / positives.sum(dim=1, keepdim=True).sqrt()
@@ -223,24 +312,27 @@ class GraphEncoder:
             schedule.step()
             if progress is not None:
                 progress(step + 1, n_steps)
-        encoder = cls(network, {}, embedding_size=embedding_size)
-        encoder._settle(graph, inputs, (n_events > 0).astype(np.float32), topics)
+        state = {
+            "rotation": rotation,
+            "topics": topics,
+            "popularity": popularity,
+            "together.data": together.data,
+            "together.indices": together.indices,
+            "together.indptr": together.indptr,
+        }
+        encoder = cls(network, state, embedding_size=embedding_size)
+        encoder._settle(graph, inputs, (n_events > 0).astype(np.float32))
         return encoder
 
-    def _settle(
-        self, graph: _Graph, inputs: torch.Tensor, seen: NDArray[np.float32], topics: NDArray[np.float32]
-    ) -> None:
+    def _settle(self, graph: _Graph, inputs: torch.Tensor, seen: NDArray[np.float32]) -> None:
         network = self._network.eval()
         with torch.inference_mode():
             behaves = torch.from_numpy(seen).to(inputs.device)[:, None]
             states = network.behaviour_states(inputs, graph.together, behaves)
             entities = network.entity_states(states, graph.members(seen))
             vectors = network.vectors(states, entities, graph.links)
-        self._state = {
-            "vectors": vectors.cpu().numpy(),
-            "topics": topics,
-            **{f"entities.{name}": state.cpu().numpy() for name, state in entities.items()},
-        }
+        self._state["vectors"] = vectors.cpu().numpy()
+        self._state |= {f"entities.{name}": state.cpu().numpy() for name, state in entities.items()}
 
     def put(self, content: ItemContent, item_nums: NDArray[np.int64]) -> None:
         """Encode new (or changed) items and append (or replace) their vectors; see ``encode_new``."""
@@ -258,26 +350,36 @@ class GraphEncoder:
             for name in ENTITIES
         }
         with torch.inference_mode():
-            states = self._network.project(torch.from_numpy(content.dense[item_nums]).to(device))
-            vectors: NDArray[np.float32] = self._network.vectors(states, entities, links).cpu().numpy()
+            inputs = torch.from_numpy(content.dense[item_nums] @ self._state["rotation"]).to(device)
+            found = self._network.vectors(self._network.project(inputs), entities, links)
+        vectors: NDArray[np.float32] = found.cpu().numpy()
         return vectors
 
-    def attention(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
-        """exp of each item's attention logit: its weight in a history before the weights are made to sum to 1."""
-        weight = self._network.attention.detach().cpu().numpy()
-        result: NDArray[np.float32] = np.exp(self.vectors[item_nums] @ weight).astype(np.float32)
-        return result
-
     def kernel(
-        self, history: NDArray[np.int64], candidates: NDArray[np.int64], views: dict[str, sparse.csr_array]
-    ) -> NDArray[np.float32]:
-        """What each history item says about each candidate. Shape (n_history, C)."""
+        self, history: NDArray[np.int64], candidates: NDArray[np.int64], views: Mapping[str, sparse.csr_array]
+    ) -> HistoryKernel:
+        """What histories over some items with behaviour say about candidates.
+
+        Args:
+            history: item nums, ascending, shape (H,).
+            candidates: item nums, shape (C,).
+            views: similarities of the candidates (rows) to all items, shapes (C, I).
+        """
         device = self._network.attention.device
+        near = _near(Pairs(views), np.arange(len(candidates)), history, self._state["popularity"], device)
         with torch.inference_mode():
-            kernels = [_kernel(views[view], power, candidates, history, device) for view, power in KERNELS]
             rows, columns = (torch.from_numpy(self.vectors[nums]).to(device) for nums in (history, candidates))
-            kernel: NDArray[np.float32] = self._network.kernel(rows, columns, kernels).cpu().numpy()
-        return kernel
+            said, bought = (kernel.cpu().numpy() for kernel in self._network.kernels(rows, columns, *near))
+            attention = torch.exp(rows @ self._network.attention).cpu().numpy()
+            mix = torch.exp(self._network.mix).cpu().numpy()
+        together = self._together[history][:, history]
+        return HistoryKernel(mix[0] * said, mix[1] * (together @ bought), attention, together @ attention)
+
+    @property
+    def _together(self) -> sparse.csr_array:
+        parts = tuple(self._state[f"together.{part}"] for part in ("data", "indices", "indptr"))
+        n_items = len(parts[2]) - 1
+        return sparse.csr_array(parts, shape=(n_items, n_items))
 
     def gates(self) -> dict[str, float]:
         """The learned weight of each relation's message."""
@@ -306,10 +408,82 @@ class GraphEncoder:
         arrays = load_file(folder / "graph.safetensors")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = {name[8:]: torch.from_numpy(array) for name, array in arrays.items() if name.startswith("network.")}
-        network = _Network(np.zeros(weights["project.weight"].T.shape, dtype=np.float32), dropout=0.0)
+        n_features = weights["pairs.0.weight"].shape[1] - 2
+        network = _Network(config["embedding_size"], n_features, dropout=0.0)
         network.load_state_dict(weights)
         state = {name[6:]: array for name, array in arrays.items() if name.startswith("state.")}
         return cls(network.to(place), state, embedding_size=config["embedding_size"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HistoryKernel:
+    """The user score's matrices for H items of histories and C candidates, made once for many users.
+
+    Attributes:
+        said: of the history itself, shape (H, C).
+        bought: of what is bought with it, shape (H, C).
+        said_total, bought_total: the attention that each item brings, shapes (H,).
+    """
+
+    said: NDArray[np.float32]
+    bought: NDArray[np.float32]
+    said_total: NDArray[np.float32]
+    bought_total: NDArray[np.float32]
+
+    def score(self, histories: sparse.csr_array) -> NDArray[np.float32]:
+        """log of the mixed, attention-weighted kernels. ``histories`` has shape (B, H), the result (B, C)."""
+        total = (histories @ self.said) / (histories @ self.said_total + 1e-6)[:, None]
+        total += (histories @ self.bought) / (histories @ self.bought_total + 1e-6)[:, None]
+        return np.log(total + 1e-6, dtype=np.float32)
+
+
+def _optimizer(
+    network: _Network, learning_rate: float, weight_decay: float, n_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with one rate a kind of parameter, and its one-cycle schedule."""
+    pairs = list(network.pairs.parameters())
+    others = [parameter for name, parameter in network.named_parameters() if not name.startswith("pairs.")]
+    scalars = [parameter for parameter in others if parameter.numel() <= N_CHANNELS]
+    matrices = [parameter for parameter in others if parameter.numel() > N_CHANNELS]
+    rates = [learning_rate, _PAIR_RATE * learning_rate, _SCALAR_RATE * learning_rate]
+    groups = [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for parameters, rate, decay in zip(
+            (matrices, pairs, scalars), rates, (weight_decay, weight_decay, 0.0), strict=True
+        )
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=n_steps + 1, pct_start=0.2)
+
+
+def _channels(
+    history: sparse.csr_array, together: sparse.csr_array, seen: NDArray[np.float32]
+) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """The history, and what is bought with it among the items that behave. Shapes (B, I)."""
+    bought = sparse.csr_array(history @ together @ sparse.diags_array(seen, format="csr"))
+    bought.eliminate_zeros()
+    return history, bought
+
+
+def _near(
+    pairs: Pairs,
+    rows: NDArray[np.int64],
+    others: NDArray[np.int64],
+    popularity: NDArray[np.float32],
+    device: torch.device,
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Pairs of candidates (``rows`` of the pairs) with other items (nums, ascending): place and features.
+
+    Returns:
+        Places in ``others`` and in ``rows``, shapes (P,), and features, shape (P, F).
+    """
+    allowed = np.zeros(int(pairs.others.max(initial=0)) + 1 + int(others.max(initial=0)), dtype=bool)
+    allowed[others] = True
+    columns, numbers = pairs.of(rows, allowed)
+    nums = pairs.others[numbers]
+    features = np.concatenate([pairs.features[numbers], popularity[nums, None] / 3], axis=1, dtype=np.float32)
+    place = tuple(torch.from_numpy(part).to(device) for part in (np.searchsorted(others, nums), columns))
+    return (place[0], place[1]), torch.from_numpy(features).to(device)
 
 
 class _Graph:
@@ -318,7 +492,7 @@ class _Graph:
     def __init__(
         self,
         content: ItemContent,
-        interactions: sparse.csr_array,
+        together: sparse.csr_array,
         topics: NDArray[np.float32],
         device: torch.device,
     ) -> None:
@@ -327,35 +501,12 @@ class _Graph:
         self._device = device
         self._members = {name: sparse.csr_array(matrix.T) for name, matrix in members.items()}
         self.links = {name: _csr(_row_means(matrix), device) for name, matrix in members.items()}
-        self.together = _csr(_together(interactions), device)
+        self.together = _csr(together, device)
 
     def members(self, seen: NDArray[np.float32]) -> dict[str, torch.Tensor]:
         """Entities × items, rows averaging over the items that behave now. A weak mean stays weak (+ 1 below)."""
         behaving = sparse.diags_array(seen, format="csr")
         return {name: _csr(_row_means(matrix @ behaving), self._device) for name, matrix in self._members.items()}
-
-
-def _scores(
-    network: _Network,
-    history: torch.Tensor,
-    candidates: torch.Tensor,
-    weights: torch.Tensor,
-    kernels: list[torch.Tensor],
-) -> torch.Tensor:
-    """log Σ α · kernel. ``weights`` is 1 where a user's history holds the item, shape (B, n_history)."""
-    attended = weights * torch.exp(history @ network.attention)
-    attended = attended / attended.sum(dim=1, keepdim=True)
-    return torch.log(attended @ network.kernel(history, candidates, kernels) + 1e-6)
-
-
-def _kernel(
-    view: sparse.csr_array,
-    power: float,
-    candidates: NDArray[np.int64],
-    history: NDArray[np.int64],
-    device: torch.device,
-) -> torch.Tensor:
-    return torch.from_numpy(power_of(view[candidates][:, history], power).toarray().T.copy()).to(device)
 
 
 def _members(
@@ -412,7 +563,11 @@ def _csr(matrix: sparse.csr_array, device: torch.device) -> torch.Tensor:
 
 
 def _principal(rows: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Principal directions of content as the first projection. Shape (D_in, D); zero columns where there are fewer."""
+    """Principal directions of content, scaled so that projected rows are of about length 1. Shape (D_in, size).
+
+    Zero columns where there are fewer.
+    """
     vectors = np.linalg.eigh(rows.T @ rows)[1]
     leading = vectors[:, ::-1][:, :size].astype(np.float32)
-    return np.pad(leading, ((0, 0), (0, size - leading.shape[1])))
+    length = float(np.linalg.norm(rows @ leading, axis=1).mean())
+    return np.pad(leading / np.float32(max(length, 1e-6)), ((0, 0), (0, size - leading.shape[1])))

@@ -31,6 +31,7 @@ class TextEncoder:
     def __init__(self, model: SentenceTransformer, *, metrics: dict[str, Any] | None = None) -> None:
         self._model = model
         self._bfloat16: SentenceTransformer | None = None
+        self._known: dict[str, NDArray[np.float32]] = {}
         self.metrics = metrics or {}
         """What fine-tuning measured on held-out items; empty for a model as shipped."""
 
@@ -91,7 +92,8 @@ class TextEncoder:
         """Unit vectors of texts; a blank text gets the zero vector, which is near nothing.
 
         Args:
-            texts: B texts; equal ones are encoded once. Tokens after the 64th are not read.
+            texts: B texts; equal ones, and those that this encoder has met before, are encoded once. Tokens after the
+                64th are not read.
             progress: called with texts done and texts in all.
 
         Returns:
@@ -99,20 +101,18 @@ class TextEncoder:
         """
         import torch
 
-        vectors = np.zeros((len(texts), self.embedding_size), dtype=np.float32)
-        distinct = sorted({text for text in texts if text.strip()}, key=lambda text: (len(text), text))
-        row_of = {text: row for row, text in enumerate(distinct)}
-        found = np.zeros((len(distinct), self.embedding_size), dtype=np.float32)
+        wanted = {text for text in texts if text.strip() and text not in self._known}
+        distinct = sorted(wanted, key=lambda text: (len(text), text))
         model = self._fast_model()
         with torch.inference_mode():
             for start in range(0, len(distinct), _BATCH):
                 part = distinct[start : start + _BATCH]
-                found[start : start + len(part)] = forward(model, part).cpu().numpy()
+                self._known.update(zip(part, forward(model, part).cpu().numpy(), strict=True))
                 if progress is not None:
                     progress(start + len(part), len(distinct))
-        rows = np.array([row_of.get(text, -1) for text in texts], dtype=np.int64)
-        vectors[rows >= 0] = found[rows[rows >= 0]]
-        return vectors
+        nothing = np.zeros(self.embedding_size, dtype=np.float32)
+        rows = [self._known.get(text, nothing) for text in texts]
+        return np.stack(rows) if rows else np.zeros((0, self.embedding_size), dtype=np.float32)
 
     def _fast_model(self) -> SentenceTransformer:
         import copy

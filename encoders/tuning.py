@@ -26,6 +26,8 @@ _MIX: Final = (0.5, 1.0)
 _FEWEST_PAIRS: Final = 256
 _MOST_PAIRS: Final = 1536
 _TRAINED_TOKENS: Final = 32
+_MOST_CANDIDATES: Final = 1000
+"""Held-out items that are ranked: three encoders have to encode them."""
 
 
 def fine_tune(
@@ -119,6 +121,8 @@ class _Test:
         n_users: int,
         rng: np.random.Generator,
     ) -> _Test:
+        if len(held_out) > _MOST_CANDIDATES:
+            held_out = np.sort(rng.choice(held_out, _MOST_CANDIDATES, replace=False))
         hidden = sparse.csr_array(interactions[:, held_out])
         users = rng.permutation(np.flatnonzero((np.diff(hidden.indptr) > 0) & (np.diff(visible.indptr) > 0)))[:n_users]
         rows = [(visible.indices[slice(*visible.indptr[user : user + 2])][-50:], user) for user in users]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from encoders.tuning import fine_tune
 from kg import schema
@@ -37,6 +38,11 @@ _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
 _HIDDEN_SHARE: Final = 0.2
 _N_FOLDS: Final = 3
+_SPANS: Final = (0.7, 0.8, 0.9)
+"""Shares of the items launched before each of the time folds' spans begins."""
+_FEWEST_ITEMS: Final = 20
+_FEWEST_USERS: Final = 100
+"""New items and customers of them in a span of time below which items are hidden at random instead."""
 _EPOCHS: Final = 6
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
@@ -44,7 +50,8 @@ _EASE_L2: Final = 50.0
 _PAIRS_AT_ONCE: Final = 500_000
 _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
     "new": (
-        {"graph": 1.0, "ridge": 0.3, "ease+words": 0.1},
+        {"graph": 1.0, "ridge": 0.5},
+        {"graph": 1.0, "ridge": 0.3, "walk+ridge": 0.3},
         {"graph": 1.0},
         {"words^1": 1.0, "text^6": 1.0, "ease+words": 0.6},
         {"brands^1": 1.0, "categories^1": 1.0, "attributes^1": 1.0},
@@ -145,7 +152,8 @@ class Ranker:
         """
         report = progress or (lambda stage, done, total: None)
         interactions = _interactions(graph)
-        content = _content(graph, interactions, text_model, seed, report, checkpoint)
+        folds = _folds(interactions, _clock(graph), seed)
+        content = _content(graph, interactions, folds, text_model, seed, report, checkpoint)
         warm = graph.n_events > 0
         report("neighbours", 0, 1)
         neighbours = Neighbours.fit(content, warm)
@@ -153,7 +161,7 @@ class Ranker:
         rng = np.random.default_rng(seed)
         n_items = len(graph.items)
         reference = rng.choice(n_items, min(n_items, _N_REFERENCE), replace=False)
-        trainer = _Trainer(content, neighbours, interactions, reference, seed, report)
+        trainer = _Trainer(content, neighbours, folds, reference, seed, report)
         fusions, calibrators, metrics = trainer.train()
         metrics["text encoder"] = content.encoder.metrics
         report("index", 0, 2)
@@ -400,19 +408,19 @@ class _Trainer:
         self,
         content: ItemContent,
         neighbours: Neighbours,
-        interactions: sparse.csr_array,
+        folds: Sequence[_Fold],
         reference: NDArray[np.int64],
         seed: int,
         report: Progress,
     ) -> None:
         self._content = content
         self._neighbours = neighbours
-        self._interactions = interactions
+        self._folds = folds
         self._reference = reference
         self._seed = seed
         self._report = report
         self._rng = np.random.default_rng([seed, 1])
-        self._folds = _folds(interactions, seed)
+        self._pairs = Pairs(neighbours.matrices)
         self._columns = [*Scorers.names, *Scorers.fact_names, "history"]
 
     def scorers(self, interactions: sparse.csr_array, stage: str) -> Scorers:
@@ -420,7 +428,7 @@ class _Trainer:
         encoder = GraphEncoder.fit(
             self._content,
             interactions,
-            views=self._neighbours.matrices,
+            pairs=self._pairs,
             seed=self._seed,
             progress=lambda done, total: self._report(f"graph encoder, {stage}", done, total),
         )
@@ -434,40 +442,24 @@ class _Trainer:
         )
 
     def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
-        """Learn both fusions from folds that each hide a fifth of the items; the last hides later events too."""
+        """Learn both fusions from the folds; the last one, which hides events of known items too, validates."""
         new, known = [], []
-        splits = self._splits()
-        for number, (seen, hidden_items, hidden_events) in enumerate(splits, start=1):
-            scorers = self.scorers(seen, f"fold {number} of {len(splits)}")
-            new.append(self._examples(scorers, seen, hidden_items, hidden_items))
-            if hidden_events is not None:
-                users = self._rng.permutation(seen.shape[0])
+        for number, fold in enumerate(self._folds, start=1):
+            scorers = self.scorers(fold.seen, f"fold {number} of {len(self._folds)}")
+            new.append(self._examples(scorers, fold.seen, fold.hidden_new, fold.hidden_new))
+            if fold.hidden_known is not None:
+                users = self._rng.permutation(fold.seen.shape[0])
                 known = [
-                    self._examples(scorers, seen, hidden_events, seen, users=part) for part in np.array_split(users, 3)
+                    self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, users=part)
+                    for part in np.array_split(users, 3)
                 ]
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator] = {}
-        metrics: dict[str, Any] = {"graph encoder gates": scorers.encoder.gates()}
+        metrics: dict[str, Any] = {"folds": fold.by, "graph encoder gates": scorers.encoder.gates()}
         for stratum, examples in zip(STRATA, (new, known), strict=True):
-            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples)
+            kept = 1.0 if stratum == "new" else fold.known_share
+            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples, kept)
         return fusions, calibrators, metrics
-
-    def _splits(self) -> list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]]:
-        """What is seen, the hidden items' events, and (in the last split) hidden events of other items.
-
-        Each split hides a fifth of the warm items, which play the new ones. The last also hides a fifth of the events
-        of customers with three or more, which play what comes next: so both kinds are measured in one world.
-        """
-        splits: list[tuple[sparse.csr_array, sparse.csr_array, sparse.csr_array | None]] = []
-        for fold in range(_N_FOLDS):
-            hidden = np.zeros(self._interactions.shape[1], dtype=bool)
-            hidden[self._folds[fold]] = True
-            seen, hidden_items = _split(self._interactions, hidden[self._interactions.indices])
-            splits.append((seen, hidden_items, None))
-        lengths = np.diff(seen.indptr)
-        later = np.repeat(lengths >= 3, lengths) & (self._rng.random(seen.nnz) < _HIDDEN_SHARE)
-        splits[-1] = (*_split(seen, later)[:1], hidden_items, _split(seen, later)[1])
-        return splits
 
     def _examples(
         self,
@@ -503,7 +495,7 @@ class _Trainer:
         )
 
     def _fit(
-        self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
+        self, stratum: Stratum, scorers: Scorers, examples: list[Examples], kept: float
     ) -> tuple[Fusion, Calibrator, dict[str, Any]]:
         *train, validation = examples
         blends = [
@@ -527,7 +519,6 @@ class _Trainer:
         labels[validation.positives[0], validation.positives[1]] = True
         allowed = np.ones(scores.shape, dtype=bool)
         allowed[validation.known[0], validation.known[1]] = False
-        kept = 1.0 if stratum == "new" else _HIDDEN_SHARE
         calibrator = Calibrator.fit((scores - baseline[:, None])[allowed], labels[allowed], kept=kept)
         about |= {
             "n_users": len(validation),
@@ -567,16 +558,88 @@ def _baseline(
     return out
 
 
-def _folds(interactions: sparse.csr_array, seed: int) -> list[NDArray[np.int64]]:
-    """For each fold a random fifth of the warm items: they will play the new ones."""
-    warm = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(np.bincount(interactions.indices)))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fold:
+    """A rehearsal of a launch: what is seen, and the hidden events of items that play the new ones. Shapes (U, I).
+
+    Attributes:
+        seen: what may be learned from.
+        hidden_new: all events of the items that play the new ones.
+        hidden_known: events of other items that are hidden too; only the last fold has them, so that new and known
+            items are measured in one world.
+        known_share: share of the known items' future events that ``hidden_known`` holds.
+        by: how the items were chosen.
+    """
+
+    seen: sparse.csr_array
+    hidden_new: sparse.csr_array
+    hidden_known: sparse.csr_array | None
+    known_share: float
+    by: Literal["time", "chance"]
+
+
+def _folds(interactions: sparse.csr_array, times: NDArray[np.int64] | None, seed: int) -> list[_Fold]:
+    """Three rehearsals: the launches of three spans of time where the shop has a clock, else random fifths of items.
+
+    By time a fold sees all that happened before its span and hides what happened in it. What sells in the next season
+    is learned from the seasons before; a random item's neighbours would already know.
+
+    Args:
+        interactions: users × items, shape (U, I).
+        times: of its entries, epoch seconds, shape (nnz,); ``None`` without a clock.
+        seed: of the random items.
+    """
+    if times is not None:
+        folds = _folds_by_time(interactions, times)
+        if all(_is_enough(fold) for fold in folds):
+            return folds
+    return _folds_by_chance(interactions, seed)
+
+
+def _folds_by_time(interactions: sparse.csr_array, times: NDArray[np.int64]) -> list[_Fold]:
+    launched = np.full(interactions.shape[1], np.iinfo(np.int64).max)
+    np.minimum.at(launched, interactions.indices, times)
+    sold = launched[launched < np.iinfo(np.int64).max]
+    cuts = [*np.quantile(sold, _SPANS, method="higher"), np.iinfo(np.int64).max]
+    folds = []
+    for start, end in itertools.pairwise(cuts):
+        seen, later = _split(interactions, times >= start)
+        soon = times[times >= start] < end
+        is_new = launched[later.indices] >= start
+        known = _split(later, soon & ~is_new)[1] if end == cuts[-1] else None
+        folds.append(_Fold(seen, _split(later, soon & is_new)[1], known, 1.0, "time"))
+    return folds
+
+
+def _folds_by_chance(interactions: sparse.csr_array, seed: int) -> list[_Fold]:
+    rng = np.random.default_rng([seed, 2])
+    warm = rng.permutation(np.flatnonzero(np.bincount(interactions.indices)))
     n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))
-    return [warm[fold * n_hidden : (fold + 1) * n_hidden] for fold in range(_N_FOLDS)]
+    folds = []
+    for number in range(_N_FOLDS):
+        hidden = np.zeros(interactions.shape[1], dtype=bool)
+        hidden[warm[number * n_hidden : (number + 1) * n_hidden]] = True
+        seen, hidden_new = _split(interactions, hidden[interactions.indices])
+        known = None
+        if number == _N_FOLDS - 1:
+            lengths = np.diff(seen.indptr)
+            later = np.repeat(lengths >= 3, lengths) & (rng.random(seen.nnz) < _HIDDEN_SHARE)
+            seen, known = _split(seen, later)
+        folds.append(_Fold(seen, hidden_new, known, _HIDDEN_SHARE, "chance"))
+    return folds
+
+
+def _is_enough(fold: _Fold) -> bool:
+    """Whether customers who were known before took enough of enough different items."""
+    known = np.diff(fold.seen.indptr) > 0
+    taken = sparse.csr_array(fold.hidden_new[known])
+    return len(np.unique(taken.indices)) >= _FEWEST_ITEMS and int((np.diff(taken.indptr) > 0).sum()) >= _FEWEST_USERS
 
 
 def _content(
     graph: KnowledgeGraph,
     interactions: sparse.csr_array,
+    folds: Sequence[_Fold],
     text_model: str | None,
     seed: int,
     report: Progress,
@@ -592,7 +655,7 @@ def _content(
         TextEncoder.pretrained(text_model),
         facts.sentences(),
         interactions,
-        held_out=np.sort(np.concatenate(_folds(interactions, seed))),
+        held_out=np.unique(np.concatenate([fold.hidden_new.indices for fold in folds])).astype(np.int64),
         seed=seed,
         progress=lambda done, total: report("text encoder", done, total),
     )
@@ -620,6 +683,14 @@ def _interactions(graph: KnowledgeGraph) -> sparse.csr_array:
         (ones, facts.tails[order], np.concatenate([[0], np.cumsum(lengths)])),
         shape=(len(graph.users), len(graph.items)),
     )
+
+
+def _clock(graph: KnowledgeGraph) -> NDArray[np.int64] | None:
+    """Times of the entries of ``_interactions``, epoch seconds, shape (nnz,); ``None`` where any is unknown."""
+    facts = graph.facts[schema.INTERACTED]
+    if not len(facts) or facts.at.min() < 0:
+        return None
+    return facts.at[np.lexsort((facts.order, facts.heads))]
 
 
 def _recent(interactions: sparse.csr_array) -> list[NDArray[np.int64]]:

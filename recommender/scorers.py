@@ -78,7 +78,7 @@ def score_names() -> tuple[str, ...]:
         *(f"nearest {view}" for view, _ in NEAREST),
         *(f"{step}+{view}" for step, view, _ in WALKED),
         "ridge",
-        "ease+ridge",
+        *(f"{step}+ridge" for step in BEHAVIOUR),
         "graph",
         *BEHAVIOUR,
     )
@@ -317,8 +317,8 @@ class Block:
         place[warm] = np.arange(len(warm))
         self._own = place[item_nums]
         encoder = scorers.encoder
-        self._kernel = encoder.kernel(warm, item_nums, scorers._neighbours.matrices)
-        self._attention = encoder.attention(warm)
+        views = {view: scorers._neighbours.matrices[view][item_nums] for view in VIEWS}
+        self._kernel = encoder.kernel(warm, item_nums, views)
 
     def personal(self, histories: sparse.csr_array, scale: NDArray[np.float32]) -> NDArray[np.float32]:
         """All personal scores, scaled for each user and squashed by asinh.
@@ -351,8 +351,9 @@ class Block:
             for step, view, power in WALKED:
                 yield histories @ self._stepped_back[step, view, power]
             yield regressed
-            yield histories @ self._stepped_back["ease", "ridge", 1]
-            yield self._graph(histories)
+            for step in BEHAVIOUR:
+                yield histories @ self._stepped_back[step, "ridge", 1]
+            yield self._kernel.score(histories)
             for step in BEHAVIOUR:
                 yield np.where(self._own >= 0, histories @ self._stepped_back[step, "own", 1], np.float32(0))
             return
@@ -361,9 +362,9 @@ class Block:
             walked: NDArray[np.float32] = self._walked[view, power] @ steps[step].T
             yield walked.T
         yield regressed
-        carried: Any = steps["ease"] @ self._regression
-        yield carried
-        yield self._graph(histories)
+        for step in BEHAVIOUR:
+            yield steps[step] @ self._regression
+        yield self._kernel.score(histories)
         for step in BEHAVIOUR:
             yield np.where(self._own >= 0, steps[step][:, self._own], np.float32(0))
 
@@ -371,21 +372,14 @@ class Block:
     def _stepped_back(self) -> dict[tuple[str, str, float], NDArray[np.float32]]:
         """For few candidates the step through behaviour is taken from their side, once. Each of shape (n_warm, C)."""
         models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
-        stepped = {
+        stepped: dict[tuple[str, str, float], NDArray[np.float32]] = {
             (step, view, power): _dense(models[step] @ _dense(self._walked[view, power]).T)
             for step, view, power in WALKED
         }
-        stepped["ease", "ridge", 1] = _dense(models["ease"] @ self._regression)
         for step in BEHAVIOUR:
+            stepped[step, "ridge", 1] = _dense(models[step] @ self._regression)
             stepped[step, "own", 1] = _dense(models[step][:, np.maximum(self._own, 0)])
         return stepped
-
-    def _graph(self, histories: sparse.csr_array) -> NDArray[np.float32]:
-        """The graph encoder's score: log of the attention-weighted kernel. Shape (B, C)."""
-        attended = histories @ sparse.diags_array(self._attention, format="csr")
-        totals = np.maximum(np.asarray(attended.sum(axis=1)).ravel(), 1e-9)
-        scores: NDArray[np.float32] = np.log((attended @ self._kernel) / totals[:, None] + np.float32(1e-6))
-        return scores
 
 
 def content_kernel(content: ItemContent, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:

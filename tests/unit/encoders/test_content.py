@@ -93,7 +93,7 @@ def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: 
     new = ItemFacts.of(graph, np.array([0]))
     content.put(new, np.array([80]))
     loaded.put(new, np.array([80]))
-    np.testing.assert_array_equal(loaded.dense, content.dense)
+    np.testing.assert_allclose(loaded.dense, content.dense, atol=1e-6)  # a batch of another size rounds otherwise
     for name, matrix in content.bags.items():
         assert abs(matrix - loaded.bags[name]).sum() == 0
 

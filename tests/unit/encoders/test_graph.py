@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from checkerboard import COLOURS, checkerboard
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 N_STEPS = 30
 
@@ -29,11 +33,15 @@ def views_of(content: ItemContent) -> dict[str, sparse.csr_array]:
     return {name: sparse.csr_array(matrix @ matrix.T) for name, matrix in rows.items()}
 
 
+def rows_of(content: ItemContent, item_nums: NDArray[np.int64]) -> dict[str, sparse.csr_array]:
+    return {name: sparse.csr_array(matrix[item_nums]) for name, matrix in views_of(content).items()}
+
+
 def fit(content: ItemContent, graph: KnowledgeGraph, seed: int = 0) -> GraphEncoder:
     return GraphEncoder.fit(
         content,
         graph.interactions,
-        views=views_of(content),
+        pairs=Pairs(views_of(content)),
         n_steps=N_STEPS,
         embedding_size=16,
         seed=seed,
@@ -47,9 +55,10 @@ def test_new_items_lie_beside_the_known_ones_of_their_colour(graph: KnowledgeGra
     assert encoder.vectors.shape == (80, 16)
     np.testing.assert_allclose(np.linalg.norm(encoder.vectors, axis=1), 1, atol=1e-5)
     known, new = np.flatnonzero(graph.n_events > 0), np.flatnonzero(graph.n_events == 0)
-    kernel = encoder.kernel(known, new, views_of(content))
-    assert kernel.shape == (len(known), len(new))
-    nearest = known[kernel.argmax(axis=0)]
+    kernel = encoder.kernel(known, new, rows_of(content, new))
+    assert kernel.said.shape == kernel.bought.shape == (len(known), len(new))
+    assert kernel.said_total.shape == kernel.bought_total.shape == (len(known),)
+    nearest = known[kernel.said.argmax(axis=0)]
     assert (nearest % len(COLOURS) == new % len(COLOURS)).all()
 
 
@@ -96,8 +105,10 @@ def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: 
     nums = np.arange(80)
     np.testing.assert_array_equal(loaded.vectors, encoder.vectors)
     np.testing.assert_array_equal(loaded.encode_new(content, nums), encoder.encode_new(content, nums))
+    histories = sparse.csr_array(np.eye(80, dtype=np.float32))
     np.testing.assert_array_equal(
-        loaded.kernel(nums, nums, views_of(content)), encoder.kernel(nums, nums, views_of(content))
+        loaded.kernel(nums, nums, views_of(content)).score(histories),
+        encoder.kernel(nums, nums, views_of(content)).score(histories),
     )
     assert loaded.gates() == encoder.gates()
 
@@ -107,3 +118,36 @@ def test_shops_that_lack_text_or_graph_still_train(missing: str, text_encoder: T
     graph = checkerboard(text=missing != "text", brands=missing != "brands")
     encoder = fit(content_of(graph, text_encoder), graph)
     assert np.isfinite(encoder.vectors).all()
+
+
+def test_pairs_hold_what_each_view_says() -> None:
+    words = sparse.csr_array(np.array([[0, 0.5, 0.25], [0.5, 0, 0]], dtype=np.float32))
+    brands = sparse.csr_array(np.array([[0, 0, 1], [0, 0, 0]], dtype=np.float32))
+    pairs = Pairs({"words": words, "brands": brands})
+    np.testing.assert_array_equal(pairs.starts, [0, 2, 3])
+    np.testing.assert_array_equal(pairs.others, [1, 2, 0])
+    np.testing.assert_array_equal(pairs.features, [[0.5, 1, 0, 0], [0.25, 0.5, 1, 1], [0.5, 1, 0, 0]])
+    rows, numbers = pairs.of(np.array([1, 0]), np.array([True, False, True]))
+    np.testing.assert_array_equal(rows, [0, 1])
+    np.testing.assert_array_equal(numbers, [2, 1])
+
+
+def test_pairs_of_items_without_any_content_are_none() -> None:
+    pairs = Pairs({"words": sparse.csr_array((3, 3), dtype=np.float32)})
+    assert len(pairs.others) == 0
+    assert pairs.features.shape == (0, 2)
+
+
+def test_a_history_scores_as_its_items_do(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
+    """The score is a log of means: of two alike histories together it is what each alone has."""
+    content = content_of(graph, text_encoder)
+    encoder = fit(content, graph)
+    known, new = np.flatnonzero(graph.n_events > 0), np.flatnonzero(graph.n_events == 0)
+    kernel = encoder.kernel(known, new, rows_of(content, new))
+    alone = kernel.score(sparse.csr_array(np.eye(len(known), dtype=np.float32)))
+    assert alone.shape == (len(known), len(new))
+    both = np.zeros((1, len(known)), dtype=np.float32)
+    both[0, :2] = 1
+    together = kernel.score(sparse.csr_array(both))[0]
+    assert (together <= alone[:2].max(axis=0) + 1e-4).all()
+    assert (together >= alone[:2].min(axis=0) - 1e-4).all()

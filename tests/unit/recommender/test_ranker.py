@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 from checkerboard import COLOURS, checkerboard, tiny_text_model
+from scipy import sparse
 
 from kg import KnowledgeGraph, schema
 from kg.errors import TrainingError, WorkspaceError
-from recommender.ranker import Ranker
+from recommender.ranker import Ranker, _folds, _interactions
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,42 @@ def test_poor_shops_still_get_lists(options: dict[str, int], text_model: str) ->
     ranking = ranker.rank([np.array([0, 4])], k=5, pool="all")
     assert (ranking.item_nums >= 0).all()
     assert np.isfinite(ranking.scores).all()
+
+
+def test_a_shop_with_a_clock_rehearses_launches_in_time() -> None:
+    """One product is launched a day and bought by everybody that day: no fold sees its future."""
+    n_users, n_items = 150, 250
+    days = np.tile(np.arange(n_items), n_users)
+    interactions = sparse.csr_array(np.ones((n_users, n_items), dtype=np.float32))
+    folds = _folds(interactions, days, seed=0)
+    assert [fold.by for fold in folds] == ["time"] * 3
+    for fold, start, end in zip(folds, (175, 200, 225), (200, 225, 250), strict=True):
+        assert set(fold.seen.indices) == set(range(start))
+        assert set(fold.hidden_new.indices) == set(range(start, end))
+    assert [fold.hidden_known is None for fold in folds] == [True, True, False]
+
+
+def test_events_of_a_fold_lie_in_its_span() -> None:
+    rng = np.random.default_rng(0)
+    interactions = sparse.csr_array(np.ones((200, 300), dtype=np.float32))
+    times = rng.integers(0, 1000, size=interactions.nnz) + 20 * interactions.indices
+    for fold, limit in zip(_folds(interactions, times, seed=0), (True, True, False), strict=True):
+        assert fold.by == "time"
+        known = fold.hidden_known
+        assert not (fold.seen.multiply(fold.hidden_new)).nnz
+        assert not np.isin(fold.hidden_new.indices, fold.seen.indices).any()
+        assert limit == (known is None)
+        if known is not None:
+            assert np.isin(known.indices, fold.seen.indices).all()
+
+
+def test_without_a_clock_or_with_too_few_launches_items_are_hidden_at_random(graph: KnowledgeGraph) -> None:
+    interactions = _interactions(graph)
+    for times in (None, np.zeros(interactions.nnz, dtype=np.int64)):
+        folds = _folds(interactions, times, seed=0)
+        assert [fold.by for fold in folds] == ["chance"] * 3
+        hidden = [set(fold.hidden_new.indices) for fold in folds]
+        assert not hidden[0] & hidden[1]
+        assert not hidden[1] & hidden[2]
+        for fold in folds:
+            assert not set(fold.seen.indices) & set(fold.hidden_new.indices)

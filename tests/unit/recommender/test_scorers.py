@@ -8,7 +8,7 @@ from checkerboard import checkerboard, tiny_text_model
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder
+from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 from recommender.scorers import (
@@ -94,7 +94,9 @@ def test_the_largest_similarity_of_a_history_is_found() -> None:
 @pytest.fixture(scope="module")
 def scorers(graph: KnowledgeGraph, content: ItemContent) -> Scorers:
     neighbours = Neighbours.fit(content, graph.n_events > 0)
-    encoder = GraphEncoder.fit(content, graph.interactions, views=neighbours.matrices, embedding_size=16, n_steps=5)
+    encoder = GraphEncoder.fit(
+        content, graph.interactions, pairs=Pairs(neighbours.matrices), embedding_size=16, n_steps=5
+    )
     return Scorers.fit(content, neighbours, encoder, graph.interactions, ease_l2=50.0, reference=np.arange(0, 80, 2))
 
 
