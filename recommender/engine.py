@@ -188,6 +188,8 @@ class Engine:
             similar = replace_similar_text(self._store, graph, self._ranker.text_vectors, item_nums)
             product = {schema.PRODUCT: nodes[schema.PRODUCT]}
             self._adopt(graph.extended(product, {schema.SIMILAR_TO: similar}))
+            if not created:  # scores may be scaled by it
+                self._read = None
         except BaseException:
             self._adopt(self._graph)  # the ranker may rank the item by now: the graph must know its number
             raise

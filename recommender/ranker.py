@@ -71,7 +71,7 @@ better than what was learned: so known items never rank worse there than by EASE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histories:
-    """B histories as they are scored, whatever the candidates; they stay good while products are launched.
+    """B histories as they are scored, whatever the candidates; they stay good while new products are launched.
 
     Attributes:
         rows: from ``Scorers.histories``, shape (B, n_warm).
@@ -307,7 +307,7 @@ class Ranker:
         self._scorers.put(item_nums)
         self.item_ids = (*self.item_ids, *item_ids[len(self.item_ids) : len(self._content)])
         self._added.update(item_nums.tolist())
-        if not self.is_cold[item_nums].all():  # histories hold it: what it says of any candidate may have changed
+        if self._scorers.rest_on(item_nums):
             self._pages.clear()
         for place, (block, _) in list(self._pages.items()):
             if np.isin(block.item_nums, item_nums).any():

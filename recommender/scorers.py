@@ -259,6 +259,13 @@ class Scorers:
         self.encoder.put(self._content, item_nums)
         grown = np.zeros(len(self._content) - len(self.n_events), dtype=np.int64)
         self.n_events = self._arrays["n_events"] = np.concatenate([self.n_events, grown])
+        if self.rest_on(item_nums):
+            for cached in ("_reference", "_facts_scale"):
+                self.__dict__.pop(cached, None)
+
+    def rest_on(self, item_nums: NDArray[np.int64]) -> bool:
+        """Whether scores of other items rest on any of these: histories may hold it, or scores are scaled by it."""
+        return bool((self.n_events[item_nums] > 0).any() or np.isin(item_nums, self.reference).any())
 
     def histories(self, histories: Sequence[NDArray[np.int64]]) -> sparse.csr_array:
         """Users × warm items of these scorers, 1 where the history holds the item. Shape (B, n_warm)."""

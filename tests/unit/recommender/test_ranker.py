@@ -151,26 +151,34 @@ def test_lists_do_not_depend_on_how_many_histories_are_scored_at_once(
     assert_same_lists(in_parts, at_once)
 
 
-def test_a_launch_makes_only_its_own_page_void_and_a_changed_known_item_all(
+def test_a_launch_makes_only_its_own_page_void_and_a_change_all_that_rests_on_it(
     ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recommender.ranker._PAGE", 6)
-    ranker.rank(histories[:1], k=1, pool="all")
-    full = dict(ranker._pages)
-    ranker.add(with_twin(graph, 70), np.array([80]))
-    assert ranker._pages == full, "a launched item begins a page of its own, or ends one that is compared"
-    ranker.rank(histories[:1], k=1, pool="all")
-    assert {place for place, page in ranker._pages.items() if full.get(place) is not page} == {("new", 12)}
+    few = np.array([*range(0, 64, 2), 72])
+    for one in (ranker, again := Ranker.load(saved)):
+        one._scorers._arrays["reference"] = few
+    changed, renamed = {}, graph
+    for num, name in ((65, "red1 red2"), (3, "blue7 blue9"), (72, "white3 white4")):
+        renamed = changed[num] = renamed_to(renamed, num=num, name=name)
 
-    renamed = renamed_to(graph, num=65, name="red1 red2")
-    ranker.add(with_twin(renamed, 70), np.array([65]))
-    assert set(ranker._pages) == {*full} - {("new", 0)}
-    ranker.add(with_twin(renamed_to(renamed, num=3, name="blue7 blue9"), 70), np.array([3]))
-    assert ranker._pages == {}
+    def void_after(num: int, graph: KnowledgeGraph) -> set[tuple[str, int]]:
+        """Pages that had to be made anew after an item was launched or changed."""
+        ranker.rank(histories[:1], k=1, pool="all")
+        before = dict(ranker._pages)
+        ranker.add(with_twin(graph, 70), np.array([num]))
+        ranker.rank(histories[:1], k=1, pool="all")
+        return {place for place, page in ranker._pages.items() if before.get(place) is not page}
 
-    again = Ranker.load(saved)
-    again.add(with_twin(renamed_to(renamed, num=3, name="blue7 blue9"), 70), np.array([3, 65, 80]))
-    assert_same_lists(*(one.rank(histories, k=81, pool="all") for one in (ranker, again)))
+    every = {("new", 6 * number) for number in range(3)} | {("known", 6 * number) for number in range(11)}
+    assert void_after(80, graph) == {("new", 12)}
+    assert void_after(65, changed[65]) == {("new", 0)}
+    assert void_after(3, changed[3]) == every, "histories hold it"
+    assert void_after(72, changed[72]) == every, "scores are scaled by it"
+
+    for num, now in ((80, graph), *changed.items()):
+        again.add(with_twin(now, 70), np.array([num]))
+    assert_same_lists(*(one.rank([*histories, np.array([1, 5])], k=81, pool="all") for one in (ranker, again)))
 
 
 def test_what_was_added_is_taken_up_again_without_reading_it(
