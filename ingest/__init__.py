@@ -2,7 +2,7 @@
 
 from ingest.facts import GraphTables, item_facts
 from ingest.generated import Taste, Tastes, generate_shop
-from ingest.launch import launch_item
+from ingest.launch import launch_item, launched_item
 from ingest.load import LoadReport, load
 from ingest.rows import Event, Item, validate_item
 
@@ -16,6 +16,7 @@ __all__ = [
     "generate_shop",
     "item_facts",
     "launch_item",
+    "launched_item",
     "load",
     "validate_item",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,18 @@ def launch_item(
         if table.height:
             store.write_edges(relation, table)
     return dict(new.nodes), edges
+
+
+def launched_item(workspace: Workspace, item_id: str) -> dict[str, Any] | None:
+    """The fields with which an item was launched last since the last load; ``None`` where it was not."""
+    launches = launches_file(workspace)
+    if not launches.exists():
+        return None
+    for line in reversed(launches.read_text(encoding="utf-8").splitlines(keepends=True)):
+        if line.endswith("\n") and (item := json.loads(line))["item_id"] == item_id:
+            found: dict[str, Any] = item
+            return found
+    return None
 
 
 def _append(file: Path, line: str) -> None:

@@ -125,6 +125,8 @@ class KnowledgeGraph:
         """
         vocabularies, names, products = dict(self.vocabularies), dict(self.names), self.products
         for label, table in nodes.items():
+            if table.is_empty():
+                continue
             vocabulary = vocabularies[label]
             vocabularies[label] = Vocabulary(
                 [*vocabulary.keys, *(key for key in table["key"] if key not in vocabulary)]
@@ -159,6 +161,8 @@ class KnowledgeGraph:
         without properties and edges.
         """
         old = self.items
+        if old.keys[: len(item_ids)] == tuple(item_ids):
+            return self
         first = Vocabulary(item_ids)
         items = Vocabulary([*first.keys, *(key for key in old.keys if key not in first)])
         moved = items.nums(old.keys)

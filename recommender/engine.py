@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import numpy as np
 
 from kg import KnowledgeGraph, Workspace, schema, snapshot
-from kg.errors import UnknownItemError, UnknownUserError, WorkspaceError
-from recommender.changed import changed_items
+from kg.errors import StoreError, UnknownItemError, UnknownUserError, WorkspaceError
+from recommender.changed import changed_items, load_added, save_added
 from recommender.explain import Explainer
 from recommender.results import (
     Audience,
@@ -29,8 +30,9 @@ from recommender.similar_text import replace_similar_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kg.snapshot import Facts
     from kg.store import GraphStore
-    from recommender.ranker import Ranker
+    from recommender.ranker import Histories, Ranker
 
 Pool = Literal["new", "all"]
 _USERS_AT_ONCE: Final = 512
@@ -49,13 +51,16 @@ class Engine:
         self._store = store
         self._ranker = ranker
         self._launched = False
+        self._interacted: Facts | None = None
+        self._read: Histories | None = None
         self._adopt(graph)
 
     @classmethod
     def open(cls, workspace: str | Path) -> Engine:
         """Open a trained workspace.
 
-        Items that were ingested, launched or changed after training are taken up now, without retraining.
+        Items that were ingested, launched or changed after training are taken up now, without retraining, and what was
+        read of them is kept for the next opening. A launch that was cut off half-way is finished.
 
         Raises:
             WorkspaceError: no workspace, none trained yet, a damaged model, or one of a newer format.
@@ -65,11 +70,16 @@ class Engine:
         ranker = load_ranker(place)
         store = place.open_store()
         try:
+            digests = load_added(ranker, place.model_folder)
             graph = current_graph(place, store).aligned(ranker.item_ids)
-            changed = changed_items(graph, place.model_folder)
+            changed = changed_items(graph, digests)
             if len(changed):
                 ranker.add(graph, changed)
-            return cls(place, store, graph, ranker)
+                save_added(ranker, graph, place.model_folder)
+            engine = cls(place, store, graph, ranker)
+            for item_id in engine._cut_off:
+                engine._finish_launch(item_id)
+            return engine
         except BaseException:
             store.close()
             raise
@@ -150,7 +160,8 @@ class Engine:
     def launch(self, item: Mapping[str, Any], *, audience: int = 20, neighbours: int = 10) -> Launch:
         """Put a product live: in the graph, encoded, indexed, recommendable when this call returns. No retraining.
 
-        A known item id is updated in place. The launch is kept in the workspace and survives a restart.
+        A known item id is updated in place. The launch is kept in the workspace and survives a restart; one that fails
+        or is interrupted is finished by launching the same item again, or by the next ``open``.
 
         Args:
             item: the fields of an items row; only ``item_id`` is required.
@@ -158,22 +169,31 @@ class Engine:
             neighbours: how many products to name beside it.
 
         Raises:
-            SourceError: the item is not valid; the message names the field.
+            SourceError: the item is not valid; the message names the field. Nothing has been changed then.
+            StoreError: the store failed.
         """
-        from ingest import launch_item
+        from ingest import launch_item, validate_item
 
         started = time.perf_counter()
-        self._workspace.remember(snapshot=None)
+        item_id = validate_item(item).item_id
+        # From here to the end the store holds what neither the snapshot nor the model folder knows.
+        self._workspace.remember(snapshot=None, launching=[*self._cut_off, item_id])
         self._launched = True
         nodes, edges = launch_item(item, self._workspace, self._store, known=self._graph.vocabularies)
-        item_id = nodes[schema.PRODUCT]["key"][0]
         created = item_id not in self._graph.items
         graph = self._graph.extended(nodes, edges)
         item_nums = graph.items.nums([item_id])
-        self._ranker.add(graph, item_nums)
-        similar = replace_similar_text(self._store, graph, self._ranker.text_vectors, item_nums)
-        product = {schema.PRODUCT: nodes[schema.PRODUCT]}
-        self._adopt(graph.extended(product, {schema.SIMILAR_TO: similar}))
+        try:
+            self._ranker.add(graph, item_nums)
+            similar = replace_similar_text(self._store, graph, self._ranker.text_vectors, item_nums)
+            product = {schema.PRODUCT: nodes[schema.PRODUCT]}
+            self._adopt(graph.extended(product, {schema.SIMILAR_TO: similar}))
+            if not created:  # scores may be scaled by it
+                self._read = None
+        except BaseException:
+            self._adopt(self._graph)  # the ranker may rank the item by now: the graph must know its number
+            raise
+        self._workspace.remember(launching=[other for other in self._cut_off if other != item_id])
         seconds = time.perf_counter() - started
         notes = () if similar.height else ("no older product is described much like it: no SIMILAR_TO edge",)
         return Launch(
@@ -197,7 +217,9 @@ class Engine:
         item_num = self._item_num(item_id)
         facts = self._graph.facts[schema.INTERACTED]
         owners = facts.heads[facts.tails == item_num]
-        scores = self._ranker.audience(item_num, self._histories)
+        if self._read is None:
+            self._read = self._ranker.read(self._histories)
+        scores = self._ranker.audience(item_num, self._read)
         scores = np.where(np.isin(np.arange(len(scores)), owners), -np.inf, scores)
         best = np.lexsort((np.arange(len(scores)), -scores))[:k]
         best = best[np.isfinite(scores[best])]
@@ -250,8 +272,9 @@ class Engine:
         return self._explainer.explain([asked], [nums], np.array([item_num]), n_paths=n_paths)[0]
 
     def close(self) -> None:
-        """Keep the snapshot for a fast start next time, and release the graph store."""
-        if self._launched:
+        """Keep the snapshot and what was read of launched items for a fast start, and release the graph store."""
+        if self._launched and not self._cut_off:
+            save_added(self._ranker, self._graph, self._workspace.model_folder)
             save_graph(self._workspace, self._store, self._graph)
         self._store.close()
 
@@ -260,6 +283,23 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def _cut_off(self) -> list[str]:
+        """Items of launches that were begun and not finished."""
+        return self._workspace.get("launching") or []
+
+    def _finish_launch(self, item_id: str) -> None:
+        from ingest import launched_item
+
+        item = launched_item(self._workspace, item_id)
+        if item is None:  # cut off before anything was written, or taken up by a load since
+            self._workspace.remember(launching=[other for other in self._cut_off if other != item_id])
+            return
+        try:
+            self.launch(item, audience=0, neighbours=0)
+        except StoreError as error:
+            warnings.warn(f"the launch of {item_id!r} was cut off and cannot be finished now: {error}", stacklevel=3)
 
     def _adopt(self, graph: KnowledgeGraph) -> None:
         graph = graph.aligned(self._ranker.item_ids)
@@ -273,7 +313,10 @@ class Engine:
         self._learned = ~self._ranker.is_cold
         self._sold_since = np.flatnonzero(~self._learned & ~self._cold)
         self._titles = graph.products["name"].to_list()
-        self._histories = histories(graph)
+        if graph.facts[schema.INTERACTED] is not self._interacted:  # a launch brings no events
+            self._interacted = graph.facts[schema.INTERACTED]
+            self._histories = histories(graph)
+            self._read = None
 
     def _recommend(
         self,

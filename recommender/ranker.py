@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -20,7 +20,7 @@ from encoders.tuning import fine_tune
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
 from recommender.fusion import Calibrator, Examples, Fusion
-from recommender.scorers import BEHAVIOUR, Neighbours, Scorers, load_neighbours, save_neighbours
+from recommender.scorers import BEHAVIOUR, Block, Neighbours, Scorers, Steps, load_neighbours, save_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +49,10 @@ _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
 _PAIRS_AT_ONCE: Final = 500_000
+_SCORES_AT_ONCE: Final = 4_000_000
+_PAGE: Final = 512
+"""Candidates that are prepared together. A launch makes only its own page void: the next list waits for no other.
+Longer pages are no faster to score."""
 _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
     "new": (
         {"graph": 1.0, "ridge": 0.5},
@@ -64,6 +68,29 @@ _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
 }
 """Blends that need no fitting. The best on validation items is what the fusion starts from, and what ships where it is
 better than what was learned: so known items never rank worse there than by EASE alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histories:
+    """B histories as they are scored, whatever the candidates; they stay good while new products are launched.
+
+    Attributes:
+        rows: from ``Scorers.histories``, shape (B, n_warm).
+        n_items: that the scorers know of each history, shape (B,).
+        scale: from ``Scorers.scale``, shape (B, 2, S).
+        baselines: of new and of known items, shape (B, 2).
+    """
+
+    rows: sparse.csr_array
+    n_items: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    baselines: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.n_items)
+
+    def __getitem__(self, part: slice) -> Histories:
+        return Histories(self.rows[part], self.n_items[part], self.scale[part], self.baselines[part])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +143,8 @@ class Ranker:
             for name in sorted(fusion.weights):
                 digest.update(fusion.weights[name].tobytes())
         self.fingerprint = digest.hexdigest()[:16]
-        self._blocks: dict[Stratum, tuple[Any, NDArray[np.float32]]] = {}
+        self._added: set[int] = set()
+        self._pages: dict[tuple[Stratum, int], tuple[Block, NDArray[np.float32]]] = {}
         self._scale_of = {key.tobytes(): row for row, key in enumerate(scales["keys"])}
 
     @property
@@ -251,9 +279,45 @@ class Ranker:
         item_nums = np.asarray(item_nums, dtype=np.int64)
         self._content.put(ItemFacts.of(graph, item_nums), item_nums)
         self._neighbours.put(self._content, item_nums)
+        self._joined(graph.items.keys, item_nums)
+
+    def added(self) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+        """Nums of the items that were added or changed after training, and what was read of them, for ``put_added``."""
+        item_nums = np.array(sorted(self._added), dtype=np.int64)
+        content = {f"content.{name}": array for name, array in self._content.rows(item_nums).items()}
+        neighbours = {f"neighbours.{name}": array for name, array in self._neighbours.rows(item_nums).items()}
+        return item_nums, {**content, **neighbours}
+
+    def put_added(self, item_ids: Sequence[str], item_nums: NDArray[np.int64], arrays: dict[str, NDArray[Any]]) -> None:
+        """``add`` without encoding: what ``added`` gave goes into the model that was trained.
+
+        Args:
+            item_ids: of all items of the ranker that gave it.
+            item_nums: of the added ones.
+            arrays: what was read of them.
+        """
+        content, neighbours = (
+            {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
+            for kind in ("content.", "neighbours.")
+        )
+        self._content.put_kept(content, item_nums)
+        self._neighbours.put_kept(neighbours, item_nums)
+        self._joined(item_ids, item_nums)
+
+    def _joined(self, item_ids: Sequence[str], item_nums: NDArray[np.int64]) -> None:
         self._scorers.put(item_nums)
-        self.item_ids = (*self.item_ids, *graph.items.keys[len(self.item_ids) : len(self._content)])
-        self._blocks.clear()
+        self.item_ids = (*self.item_ids, *item_ids[len(self.item_ids) : len(self._content)])
+        self._added.update(item_nums.tolist())
+        if self._scorers.rest_on(item_nums):
+            self._pages.clear()
+        for place, (block, _) in list(self._pages.items()):
+            if np.isin(block.item_nums, item_nums).any():
+                del self._pages[place]
+
+    def read(self, histories: Sequence[NDArray[np.int64]]) -> Histories:
+        """Histories (item nums, oldest first) made ready for ``audience``."""
+        rows = self._scorers.histories([history[-_MAX_HISTORY:] for history in histories])
+        return Histories(rows, np.diff(rows.indptr).astype(np.float32), *self._scale(rows))
 
     def rank(
         self,
@@ -277,18 +341,23 @@ class Ranker:
         strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
         nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
         order = np.argsort(nums, kind="stable")
+        column = np.full(len(self.item_ids), -1)
+        column[nums[order]] = np.arange(len(nums))
         shape = (len(histories), k)
         found = Ranking(np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32))
         offset = 0.0 if new_share is None or pool == "new" else self._offset(histories, k, new_share)
-        step = max(1, _PAIRS_AT_ONCE // max(1, len(nums)))
+        step = max(1, _SCORES_AT_ONCE // len(self.item_ids))
         for start in range(0, len(histories), step):
             part = histories[start : start + step]
-            scores = np.concatenate([self._stratum_scores(part, stratum) for stratum in strata], axis=1)
+            read = self.read(part)
+            steps = self._scorers.steps(read.rows)
+            scores = np.concatenate([self._stratum_scores(read, stratum, steps) for stratum in strata], axis=1)
             scores[:, : len(self._stratum_nums("new"))] += offset
             scores = scores[:, order]
             for row, history in enumerate(part):
                 hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
-                scores[row, np.isin(nums[order], hidden)] = -np.inf
+                columns = column[hidden]
+                scores[row, columns[columns >= 0]] = -np.inf
             best = _best(scores, k)
             values = np.take_along_axis(scores, best, axis=1)
             rows = slice(start, start + len(part))
@@ -298,6 +367,9 @@ class Ranker:
 
     def score(self, histories: Sequence[NDArray[np.int64]], item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
         """Calibrated log odds of items for histories. Shape (B, C)."""
+        return self._score(self.read(histories), item_nums)
+
+    def _score(self, histories: Histories, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
         out = np.empty((len(histories), len(item_nums)), dtype=np.float32)
         cold = self.is_cold[item_nums]
         for stratum, mask in zip(STRATA, (cold, ~cold), strict=True):
@@ -315,15 +387,18 @@ class Ranker:
         named.update(zip(self._scorers.fact_names, facts.T, strict=True))
         return named
 
-    def audience(self, item_num: int, histories: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def audience(self, item_num: int, histories: Histories) -> NDArray[np.float32]:
         """How much more an item is for each user than items usually are for them. Shape (B,).
 
         It is the lift over the user's own baseline, so that heavy users do not win every launch. An empty history gets
         -inf: nothing is known of whom it belongs to.
+
+        Args:
+            item_num: the item.
+            histories: from ``read``, which may be kept from one launch to the next.
         """
-        scores = self.score(histories, np.array([item_num]))[:, 0]
-        empty = np.array([len(history) == 0 for history in histories], dtype=bool)
-        return np.where(empty, -np.inf, scores).astype(np.float32)
+        scores = self._score(histories, np.array([item_num]))[:, 0]
+        return np.where(histories.n_items == 0, -np.inf, scores).astype(np.float32)
 
     def similar(self, item_num: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k items whose content is closest, with their cosines, best first."""
@@ -337,30 +412,41 @@ class Ranker:
     def _stratum_nums(self, stratum: Stratum) -> NDArray[np.int64]:
         return np.flatnonzero(self.is_cold if stratum == "new" else ~self.is_cold)
 
-    def _stratum_scores(self, histories: Sequence[NDArray[np.int64]], stratum: Stratum) -> NDArray[np.float32]:
-        if stratum not in self._blocks:
-            nums = self._stratum_nums(stratum)
-            self._blocks[stratum] = (self._scorers.block(nums), self._scorers.facts(nums))
-        return self._fused(histories, stratum, *self._blocks[stratum])
+    def _stratum_pages(self, stratum: Stratum) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+        """The stratum's items by row number, a page each with their facts; what nothing has changed is kept."""
+        nums = self._stratum_nums(stratum)
+        for start in range(0, len(nums), _PAGE):
+            part, place = nums[start : start + _PAGE], (stratum, start)
+            page = self._pages.get(place)
+            if page is None or not np.array_equal(page[0].item_nums, part):
+                page = self._pages[place] = (self._scorers.block(part), self._scorers.facts(part))
+            yield page
+
+    def _stratum_scores(self, histories: Histories, stratum: Stratum, steps: Steps) -> NDArray[np.float32]:
+        """Shape (B, number of items of the stratum)."""
+        pages = [self._fused(histories, stratum, *page, steps) for page in self._stratum_pages(stratum)]
+        return np.concatenate(pages, axis=1) if pages else np.zeros((len(histories), 0), dtype=np.float32)
 
     def _fused(
-        self, histories: Sequence[NDArray[np.int64]], stratum: Stratum, block: Any, facts: NDArray[np.float32]
+        self,
+        histories: Histories,
+        stratum: Stratum,
+        block: Block,
+        facts: NDArray[np.float32],
+        steps: Steps | None = None,
     ) -> NDArray[np.float32]:
         """Calibrated log odds of a block of one stratum. Shape (B, C)."""
-        rows = self._scorers.histories([history[-_MAX_HISTORY:] for history in histories])
-        n_history = np.diff(rows.indptr).astype(np.float32)
-        scale, baselines = self._scale(histories, rows)
         out = np.empty((len(histories), len(facts)), dtype=np.float32)
         step = max(1, _PAIRS_AT_ONCE // max(1, len(facts)))
         for start in range(0, len(histories), step):
-            part = slice(start, start + step)
-            personal = block.personal(rows[part], scale[part])
-            out[part] = self._fusions[stratum].predict(personal, facts, n_history[part])
-        return self._calibrators[stratum](out - baselines[:, STRATA.index(stratum), None])
+            rows = slice(start, start + step)
+            part = histories[rows]
+            taken = None if steps is None else {name: walked[rows] for name, walked in steps.items()}
+            personal = block.personal(part.rows, part.scale, taken)
+            out[rows] = self._fusions[stratum].predict(personal, facts, part.n_items)
+        return self._calibrators[stratum](out - histories.baselines[:, STRATA.index(stratum), None])
 
-    def _scale(
-        self, histories: Sequence[NDArray[np.int64]], rows: sparse.csr_array
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _scale(self, rows: sparse.csr_array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scales, shape (B, 2, S), and the baselines of both strata, shape (B, 2): remembered, or computed."""
         places = np.array([self._scale_of.get(_key(rows, row), -1) for row in range(rows.shape[0])], dtype=np.int64)
         scale = self._scales["scale"][places].astype(np.float32)
@@ -391,7 +477,9 @@ class Ranker:
             raise ValueError(f"new_share is {new_share}; give a share between 0 and 1")
         picked = np.linspace(0, len(histories) - 1, min(len(histories), 256)).astype(int)
         sample = [histories[row] for row in picked]
-        new, known = (self._stratum_scores(sample, stratum) for stratum in STRATA)
+        read = self.read(sample)
+        steps = self._scorers.steps(read.rows)
+        new, known = (self._stratum_scores(read, stratum, steps) for stratum in STRATA)
         for row, history in enumerate(sample):
             known[row, np.isin(self._stratum_nums("known"), history)] = -np.inf
         low, high = -30.0, 30.0

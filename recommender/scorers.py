@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import sparse
 
-from encoders.content import power_of, put_rows, top_of_rows
+from encoders.content import csr_arrays, csr_matrix, power_of, put_rows, top_of_rows
 from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ BEHAVIOUR: Final = ("ease", "walk")
 """Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
 
 
+Steps = dict[str, "NDArray[np.float32]"]
+"""Histories after one step through behaviour, by the step's name, each of shape (B, n_warm)."""
+
+
 def score_names() -> tuple[str, ...]:
     """Names of the personal scores, in the order of the last axis of ``Scorers.raw``."""
     return (
@@ -99,11 +103,29 @@ class Neighbours:
 
     def put(self, content: ItemContent, item_nums: NDArray[np.int64]) -> None:
         """Find the neighbours of new (or changed) items and append (or replace) their rows."""
-        n_items = len(content)
+        self._put({view: _nearest(content, view, item_nums, self.warm) for view in VIEWS}, item_nums)
+
+    def rows(self, item_nums: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The neighbours of some items, as arrays to be kept and given to ``put_kept`` again."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for view, matrix in self.matrices.items():
+            arrays |= csr_arrays(view, matrix[item_nums])
+            arrays[f"{view}.data"] = arrays[f"{view}.data"].astype(np.float16)
+        return arrays
+
+    def put_kept(self, arrays: dict[str, NDArray[Any]], item_nums: NDArray[np.int64]) -> None:
+        """``put`` of items whose ``rows`` were kept."""
+        self._put({view: csr_matrix(arrays, view, len(self.warm)) for view in VIEWS}, item_nums)
+
+    def _put(self, rows: dict[str, sparse.csr_array], item_nums: NDArray[np.int64]) -> None:
+        n_items = max(len(self.warm), int(item_nums.max(initial=-1)) + 1)
         self.warm = np.concatenate([self.warm, np.zeros(n_items - len(self.warm), dtype=bool)])
         for view, matrix in self.matrices.items():
-            old = sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], n_items))
-            self.matrices[view] = put_rows(old, _nearest(content, view, item_nums, self.warm), item_nums)
+            old, new = (
+                sparse.csr_array((part.data, part.indices, part.indptr), shape=(part.shape[0], n_items))
+                for part in (matrix, rows[view])
+            )
+            self.matrices[view] = put_rows(old, new, item_nums)
 
 
 def _nearest(
@@ -237,6 +259,13 @@ class Scorers:
         self.encoder.put(self._content, item_nums)
         grown = np.zeros(len(self._content) - len(self.n_events), dtype=np.int64)
         self.n_events = self._arrays["n_events"] = np.concatenate([self.n_events, grown])
+        if self.rest_on(item_nums):
+            for cached in ("_reference", "_facts_scale"):
+                self.__dict__.pop(cached, None)
+
+    def rest_on(self, item_nums: NDArray[np.int64]) -> bool:
+        """Whether scores of other items rest on any of these: histories may hold it, or scores are scaled by it."""
+        return bool((self.n_events[item_nums] > 0).any() or np.isin(item_nums, self.reference).any())
 
     def histories(self, histories: Sequence[NDArray[np.int64]]) -> sparse.csr_array:
         """Users × warm items of these scorers, 1 where the history holds the item. Shape (B, n_warm)."""
@@ -248,6 +277,15 @@ class Scorers:
         indices = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
         ones = np.ones(len(indices), dtype=np.float32)
         return sparse.csr_array((ones, indices, np.cumsum(lengths)), shape=(len(histories), len(self._warm)))
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """Steps from item to item through behaviour: dense or CSR, shape (n_warm, n_warm)."""
+        return {"ease": self._item_model, "walk": self._walk}
+
+    def steps(self, histories: sparse.csr_array) -> Steps:
+        """The histories after one step of each model, whatever the candidates."""
+        return {step: _dense(histories @ model) for step, model in self.models.items()}
 
     def block(self, item_nums: NDArray[np.int64]) -> Block:
         """Prepare scoring of these candidates."""
@@ -309,6 +347,7 @@ class Block:
         warm = scorers._warm
         matrices = {view: scorers._neighbours.matrices[view][item_nums][:, warm] for view in VIEWS}
         self._views = {view: sparse.csr_array(matrix.T) for view, matrix in matrices.items()}
+        self._direct = [power_of(self._views[view], power) for view, power in DIRECT]
         self._walked = {(view, power): _mean_neighbour(matrices[view], power) for _, view, power in WALKED}
         kernel = content_kernel(scorers._content, warm, item_nums)
         inverse = scorers._arrays.get("ridge")
@@ -320,7 +359,9 @@ class Block:
         views = {view: scorers._neighbours.matrices[view][item_nums] for view in VIEWS}
         self._kernel = encoder.kernel(warm, item_nums, views)
 
-    def personal(self, histories: sparse.csr_array, scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    def personal(
+        self, histories: sparse.csr_array, scale: NDArray[np.float32], steps: Steps | None = None
+    ) -> NDArray[np.float32]:
         """All personal scores, scaled for each user and squashed by asinh.
 
         Sums of similarities have heavy tails; unsquashed, a near-duplicate in one view outvotes all the others (the
@@ -329,24 +370,25 @@ class Block:
         Args:
             histories: from ``Scorers.histories``, shape (B, n_warm).
             scale: from ``Scorers.scale``, shape (B, 2, S).
+            steps: from ``Scorers.steps`` of the same histories, where several blocks are scored for them.
 
         Returns:
             Shape (B, C, S). A score that tells no items apart is 0.
         """
         out = np.empty((histories.shape[0], len(self.item_nums), len(self._scorers.names)), dtype=np.float32)
         for rows in _chunks(histories, len(self.item_nums)):
-            for place, scores in enumerate(self.raw(histories[rows])):
+            taken = None if steps is None else {step: walked[rows] for step, walked in steps.items()}
+            for place, scores in enumerate(self.raw(histories[rows], taken)):
                 out[rows, :, place] = np.arcsinh((scores - scale[rows, 0, place, None]) / scale[rows, 1, place, None])
         return out
 
-    def raw(self, histories: sparse.csr_array) -> Iterator[NDArray[np.float32]]:
+    def raw(self, histories: sparse.csr_array, steps: Steps | None = None) -> Iterator[NDArray[np.float32]]:
         """Each personal score as it is, in the order of the names. Each of shape (B, C)."""
-        for view, power in DIRECT:
-            yield (histories @ power_of(self._views[view], power)).toarray()
+        for similarity in self._direct:
+            yield (histories @ similarity).toarray()
         for view, power in NEAREST:
             yield _largest(histories, self._views[view], power)
         regressed: Any = histories @ self._regression
-        models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
         if len(self.item_nums) <= _FEW_CANDIDATES:
             for step, view, power in WALKED:
                 yield histories @ self._stepped_back[step, view, power]
@@ -357,7 +399,7 @@ class Block:
             for step in BEHAVIOUR:
                 yield np.where(self._own >= 0, histories @ self._stepped_back[step, "own", 1], np.float32(0))
             return
-        steps = {step: _dense(histories @ model) for step, model in models.items()}
+        steps = self._scorers.steps(histories) if steps is None else steps
         for step, view, power in WALKED:
             walked: NDArray[np.float32] = self._walked[view, power] @ steps[step].T
             yield walked.T
@@ -371,7 +413,7 @@ class Block:
     @cached_property
     def _stepped_back(self) -> dict[tuple[str, str, float], NDArray[np.float32]]:
         """For few candidates the step through behaviour is taken from their side, once. Each of shape (n_warm, C)."""
-        models: dict[str, Any] = {"ease": self._scorers._item_model, "walk": self._scorers._walk}
+        models = self._scorers.models
         stepped: dict[tuple[str, str, float], NDArray[np.float32]] = {
             (step, view, power): _dense(models[step] @ _dense(self._walked[view, power]).T)
             for step, view, power in WALKED
@@ -450,11 +492,7 @@ def save_neighbours(neighbours: Neighbours, path: Path) -> None:
     """Write the neighbour lists as one safetensors file."""
     from safetensors.numpy import save_file
 
-    arrays: dict[str, NDArray[Any]] = {"warm": neighbours.warm}
-    for view, matrix in neighbours.matrices.items():
-        arrays[f"{view}.data"] = matrix.data.astype(np.float16)
-        arrays[f"{view}.indices"] = matrix.indices.astype(np.int32)
-        arrays[f"{view}.indptr"] = matrix.indptr.astype(np.int64)
+    arrays = {"warm": neighbours.warm, **neighbours.rows(np.arange(len(neighbours.warm)))}
     save_file(arrays, path, metadata={"views": json.dumps(list(neighbours.matrices))})
 
 
@@ -463,12 +501,5 @@ def load_neighbours(path: Path) -> Neighbours:
     from safetensors.numpy import load_file
 
     arrays = load_file(path)
-    n_items = len(arrays["warm"])
-    matrices = {
-        view: sparse.csr_array(
-            (arrays[f"{view}.data"].astype(np.float32), arrays[f"{view}.indices"], arrays[f"{view}.indptr"]),
-            shape=(n_items, n_items),
-        )
-        for view in VIEWS
-    }
-    return Neighbours(matrices, arrays["warm"])
+    warm = arrays["warm"]
+    return Neighbours({view: csr_matrix(arrays, view, len(warm)) for view in VIEWS}, warm)

@@ -8,7 +8,16 @@ import pytest
 from checkerboard import checkerboard
 from scipy import sparse
 
-from encoders.content import Bag, ItemContent, ItemFacts, Projection, put_rows, top_of_rows
+from encoders.content import (
+    Bag,
+    ItemContent,
+    ItemFacts,
+    Projection,
+    csr_arrays,
+    csr_matrix,
+    put_rows,
+    top_of_rows,
+)
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph, schema
 
@@ -71,6 +80,15 @@ def test_projection_keeps_cosines_of_a_low_rank_matrix() -> None:
     np.testing.assert_allclose(small @ small.T, dense @ dense.T, rtol=2e-2)
 
 
+def test_a_row_is_projected_alone_as_among_others() -> None:
+    rows = sparse.random_array((30, 50), density=0.2, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
+    projection = Projection.fit(rows, 4, 0)
+    together = projection.transform(rows)
+    np.testing.assert_array_equal(together[:3], projection.transform(rows[:3]))
+    nothing = projection.transform(sparse.csr_array((2, 50), dtype=np.float32))
+    np.testing.assert_array_equal(nothing, np.zeros((2, 4)))
+
+
 def test_a_new_item_gets_what_an_old_one_with_the_same_facts_has(
     graph: KnowledgeGraph, text_encoder: TextEncoder
 ) -> None:
@@ -96,6 +114,42 @@ def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: 
     np.testing.assert_allclose(loaded.dense, content.dense, atol=1e-6)  # a batch of another size rounds otherwise
     for name, matrix in content.bags.items():
         assert abs(matrix - loaded.bags[name]).sum() == 0
+
+
+def test_what_was_read_of_items_can_be_kept_and_put_again(
+    graph: KnowledgeGraph, text_encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ItemContent.fit(ItemFacts.of(graph), text_encoder)
+    content.save(tmp_path)
+    content.put(ItemFacts.of(graph, np.array([6, 9])), np.array([3, 80]))
+    kept = content.rows(np.array([3, 80]))
+    assert kept["text"].shape == (2, content.text.shape[1])
+    again = ItemContent.load(tmp_path)
+    monkeypatch.setattr(again.encoder, "encode", None)
+    again.put_kept(kept, np.array([3, 80]))
+    np.testing.assert_array_equal(again.dense, content.dense)
+    np.testing.assert_array_equal(again.characters, content.characters)
+    for name, matrix in content.bags.items():
+        assert abs(matrix - again.bags[name]).sum() == 0
+
+
+def test_sparse_matrices_survive_a_file_of_arrays() -> None:
+    matrix = sparse.csr_array(np.array([[0.0, 1.5, 0], [0, 0, 0], [2, 0, 3]], dtype=np.float32))
+    arrays = csr_arrays("one", matrix)
+    arrays["one.data"] = arrays["one.data"].astype(np.float16)
+    again = csr_matrix({**arrays, "two.data": np.zeros(0)}, "one", 5)
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again.toarray(), np.pad(matrix.toarray(), ((0, 0), (0, 2))))
+
+
+@pytest.mark.parametrize("as_sparse", [False, True])
+def test_put_rows_appends(as_sparse: bool) -> None:
+    old, new = np.arange(6.0).reshape(3, 2), np.array([[9.0, 0.0], [0.0, 8.0]])
+    if as_sparse:
+        whole = put_rows(sparse.csr_array(old), sparse.csr_array(new), np.array([3, 4])).toarray()
+    else:
+        whole = put_rows(old, new, np.array([3, 4]))
+    np.testing.assert_array_equal(whole, np.concatenate([old, new]))
 
 
 def test_put_rows_replaces_and_appends() -> None:

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from ingest import launch_item
+from ingest import launch_item, launched_item
 from ingest.canonical import launches_file
 from kg import schema
 from kg.errors import SourceError
@@ -94,6 +94,21 @@ def test_the_folder_has_the_last_word_on_its_items(good_shop, memory, workspace)
     good_shop.load(memory, workspace=workspace)
     assert memory.nodes(schema.PRODUCT).filter(key="i1")["name"].to_list() == ["Moka pot"]
     assert not launches_file(workspace).exists()
+
+
+def test_what_was_launched_last_can_be_launched_again(good_shop, memory, workspace, helpers):
+    good_shop.load(memory, workspace=workspace)
+    assert launched_item(workspace, "x") is None
+    for item in (NEW, {**NEW, "title": "Mill"}, {"item_id": "y"}):
+        launch_item(item, workspace, memory)
+    launched = helpers.graph(memory)
+    with launches_file(workspace).open("a", encoding="utf-8") as stream:
+        stream.write('{"item_id":"x","title":"cut o')
+    again = launched_item(workspace, "x")
+    assert again["title"] == "Mill"
+    launch_item(again, workspace, memory)
+    assert helpers.graph(memory) == launched
+    assert launched_item(workspace, "z") is None
 
 
 def test_a_launch_into_an_empty_graph(memory, workspace):

@@ -206,3 +206,25 @@ def test_facts_are_selected_together() -> None:
     ).select(np.array([False, True]))
     assert (facts.heads.tolist(), facts.tails.tolist(), facts.weights.tolist()) == ([1], [3], [2.0])
     assert (facts.at.tolist(), facts.order.tolist()) == ([6], [1])
+
+
+def test_what_is_aligned_already_stays_as_it_is(shop: GraphStore) -> None:
+    graph = snapshot(shop, until=None)
+    assert graph.aligned(graph.items.keys[:2]) is graph
+    assert graph.aligned(graph.items.keys[::-1]).items.keys == graph.items.keys[::-1]
+    assert graph.aligned([*graph.items.keys, "gone"]).items.keys == (*graph.items.keys, "gone")
+
+
+def test_a_launch_leaves_labels_without_new_nodes_as_they_are(shop: GraphStore) -> None:
+    graph = snapshot(shop, until=None)
+    nodes = {
+        schema.PRODUCT: pl.DataFrame({"key": ["p4"], "name": ["Four"]}),
+        schema.BRAND: pl.DataFrame(schema={"key": pl.String, "name": pl.String}),
+    }
+    made_by = {schema.MADE_BY: pl.DataFrame({"head": ["p4"], "tail": ["acme"]})}
+    launched = graph.extended(nodes, made_by)
+    assert launched.items.keys == (*graph.items.keys, "p4")
+    assert launched.names[schema.BRAND] == ["Acme"]
+    assert launched.vocabularies[schema.BRAND] is graph.vocabularies[schema.BRAND]
+    assert launched.facts[schema.MADE_BY].heads.tolist() == [0, 1, 2, 3, 4]
+    assert launched.facts[schema.INTERACTED] is graph.facts[schema.INTERACTED]

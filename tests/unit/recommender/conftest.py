@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tiny_shop import write_shop
 from kg import KnowledgeGraph, Workspace, open_store, schema, snapshot
 from kg.store import GraphStore
 from recommender import Engine
+from recommender.changed import save_digests
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ class Ranking:
 
 
 class AlphabeticalRanker:
-    """Scores items by their order: the first cold item is the best."""
+    """Scores items by their order: the first cold item is the best. ``encoded`` counts the items that it read."""
 
     fingerprint = "alphabet"
 
@@ -43,14 +44,26 @@ class AlphabeticalRanker:
         self.item_ids = graph.items.keys
         self.text_vectors = np.eye(len(self.item_ids), 32, dtype=np.float32)
         self.is_cold = graph.n_events == 0
+        self.encoded = 0
+        self._added: set[int] = set()
 
     def add(self, graph: KnowledgeGraph, item_nums: np.ndarray) -> None:
-        new = [graph.items.keys[num] for num in item_nums if num >= len(self.item_ids)]
-        self.item_ids = (*self.item_ids, *new)
-        vectors = np.zeros((len(new), 32), dtype=np.float32)
+        self.encoded += len(item_nums)
+        vectors = np.zeros((len(item_nums), 32), dtype=np.float32)
         vectors[:, 0] = 1
-        self.text_vectors = np.concatenate([self.text_vectors, vectors])
-        self.is_cold = np.concatenate([self.is_cold, np.ones(len(new), dtype=bool)])
+        self.put_added(graph.items.keys, item_nums, {"vectors": vectors})
+
+    def added(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        nums = np.array(sorted(self._added), dtype=np.int64)
+        return nums, {"vectors": self.text_vectors[nums]}
+
+    def put_added(self, item_ids: Sequence[str], item_nums: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        self._added.update(item_nums.tolist())
+        n_new = int((item_nums >= len(self.item_ids)).sum())
+        self.item_ids = (*self.item_ids, *item_ids[len(self.item_ids) : len(self.item_ids) + n_new])
+        self.text_vectors = np.concatenate([self.text_vectors, np.zeros((n_new, 32), dtype=np.float32)])
+        self.text_vectors[item_nums] = arrays["vectors"]
+        self.is_cold = np.concatenate([self.is_cold, np.ones(n_new, dtype=bool)])
 
     def rank(
         self,
@@ -67,6 +80,9 @@ class AlphabeticalRanker:
             nums[row, : len(allowed[:k])] = allowed[:k]
         return Ranking(nums, np.tile(1.0 / (1 + np.arange(k)), (len(histories), 1)))
 
+    def read(self, histories: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return histories
+
     def audience(self, item_num: int, histories: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([float(len(history)) for history in histories])
 
@@ -79,6 +95,20 @@ class AlphabeticalRanker:
 def engine(tmp_path: Path, store: GraphStore, graph: KnowledgeGraph) -> Engine:
     workspace = Workspace.create(tmp_path / "w", store="memory:")
     return Engine(workspace, store, graph, AlphabeticalRanker(graph))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def open_engine(
+    tmp_path: Path, store: GraphStore, graph: KnowledgeGraph, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Engine]:
+    """``Engine.open`` as a new process does it, on a workspace that was trained on the tiny shop."""
+    workspace = Workspace.create(tmp_path / "trained", store="memory:")
+    workspace.model_folder.mkdir()
+    save_digests(graph, workspace.model_folder)
+    monkeypatch.setattr(store, "close", lambda: None)
+    monkeypatch.setattr(Workspace, "open_store", lambda self: store)
+    monkeypatch.setattr("recommender.engine.load_ranker", lambda workspace: AlphabeticalRanker(graph))
+    return lambda: Engine.open(workspace.path)
 
 
 @pytest.fixture

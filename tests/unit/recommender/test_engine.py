@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from kg import KnowledgeGraph, Workspace, schema, snapshot
-from kg.errors import SourceError, UnknownItemError, UnknownUserError, WorkspaceError
+from kg.errors import SourceError, StoreError, UnknownItemError, UnknownUserError, WorkspaceError
 from kg.store import GraphStore
 from recommender import Engine
 from recommender.engine import current_graph, histories
@@ -148,6 +149,102 @@ def test_what_a_relaunch_leaves_out_is_gone(engine: Engine) -> None:
         "bought_with_similar_text",
     }
     assert engine._graph.facts[schema.MADE_BY].heads.max() < len(engine.item_ids) - 1
+
+
+def test_what_was_ingested_since_the_training_is_read_once(
+    open_engine: Callable[[], Engine], store: GraphStore
+) -> None:
+    store.write_nodes(schema.PRODUCT, pl.DataFrame({"key": ["ingested", "epoxy"], "name": ["Nails", "Epoxy resin"]}))
+    first = open_engine()
+    assert first._ranker.encoded == 2
+    shown = first.recommend("u1", k=9, pool="new")
+    assert {"ingested", "epoxy"} <= {row.item_id for row in shown}
+    first.close()
+    second = open_engine()
+    assert second._ranker.encoded == 0
+    assert second.recommend("u1", k=9, pool="new") == shown
+    assert second.fingerprint == first.fingerprint
+    store.write_nodes(schema.PRODUCT, pl.DataFrame({"key": ["ingested"], "name": ["Screws"]}))
+    store.set_mark("another load")
+    assert open_engine()._ranker.encoded == 1
+
+
+def test_a_launch_is_read_once_and_a_launch_that_was_not_closed_again(open_engine: Callable[[], Engine]) -> None:
+    engine = open_engine()
+    launched(engine)
+    shown = engine.recommend("u1", k=9, pool="new", explain=True)
+    killed = open_engine()
+    assert killed._ranker.encoded == 1
+    assert [row.item_id for row in killed.recommend("u1", k=9, pool="new")] == [row.item_id for row in shown]
+    engine.close()
+    again = open_engine()
+    assert again._ranker.encoded == 0
+    assert [row.item_id for row in again.recommend("u1", k=9, pool="new")] == [row.item_id for row in shown]
+
+
+def cut_off_at(engine: Engine, monkeypatch: pytest.MonkeyPatch, relation: schema.Relation) -> None:
+    """A launch whose process is interrupted when it writes edges of this relation."""
+    write_edges = engine.store.write_edges
+
+    def write(relation_now: schema.Relation, *arguments: Any) -> Any:
+        if relation_now == relation:
+            raise KeyboardInterrupt
+        return write_edges(relation_now, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.store, "write_edges", write)
+        with pytest.raises(KeyboardInterrupt):
+            launched(engine)
+
+
+@pytest.mark.parametrize("relation", [schema.MADE_BY, schema.SIMILAR_TO])
+def test_a_launch_that_was_cut_off_is_finished_by_the_next_opening(
+    open_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch, relation: schema.Relation
+) -> None:
+    engine = open_engine()
+    cut_off_at(engine, monkeypatch, relation)
+    shown = {row.item_id for row in engine.recommend("u1", k=20)}
+    assert "epoxy" in shown, "the engine goes on"
+    assert launched(engine, item_id="another").created
+    engine.close()
+    again = open_engine()
+    assert {"super-epoxy", "another"} <= {row.item_id for row in again.recommend("u1", k=20, pool="new")}
+    explanation = again.explain("u1", "super-epoxy", n_paths=9)
+    assert explanation is not None
+    assert {path.metapath for path in explanation.paths} >= {"same_brand", "same_category"}
+    heads = again.store.edges(schema.SIMILAR_TO)["head"].to_list()
+    assert ("super-epoxy" in heads) == ("another" in heads)
+    again.close()
+    assert open_engine()._ranker.encoded == 0
+
+
+def test_a_launch_that_was_cut_off_is_finished_by_launching_again(
+    open_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine()
+    cut_off_at(engine, monkeypatch, schema.MADE_BY)
+    launched(engine, title="Second try")
+    engine.close()
+    again = open_engine()
+    assert again._ranker.encoded == 0
+    assert again.similar("glue", k=9)[-1].title == "Second try"
+
+
+def test_a_launch_that_cannot_be_finished_does_not_keep_the_workspace_shut(
+    open_engine: Callable[[], Engine], store: GraphStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off_at(open_engine(), monkeypatch, schema.MADE_BY)
+
+    def refuse(*arguments: Any) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_edges", refuse)
+        with pytest.warns(UserWarning, match=r"'super-epoxy' was cut off.*the disk is full"):
+            engine = open_engine()
+        assert engine.recommend("u1", k=3)
+        engine.close()
+    assert open_engine().explain("u1", "super-epoxy") is not None
 
 
 def test_a_launch_of_a_bad_item_names_the_field(engine: Engine) -> None:

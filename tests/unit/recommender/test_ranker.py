@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import sparse
 
 from kg import KnowledgeGraph, schema
 from kg.errors import TrainingError, WorkspaceError
-from recommender.ranker import Ranker, _folds, _interactions
+from recommender.ranker import Ranker, Ranking, _folds, _interactions
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_new_share_must_be_a_share(ranker: Ranker, histories: list[np.ndarray]) 
 
 def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
     item = 77
-    scores = ranker.audience(item, [*histories, np.zeros(0, dtype=np.int64)])
+    scores = ranker.audience(item, ranker.read([*histories, np.zeros(0, dtype=np.int64)]))
     assert scores.shape == (121,)
     assert scores[-1] == -np.inf
     best = np.argsort(-scores)[:30]
@@ -127,24 +128,130 @@ def test_parts_name_every_score(ranker: Ranker, histories: list[np.ndarray]) -> 
     assert parts["ease"][0] == parts["ease"][1], "new items have no behaviour to tell them apart"
 
 
-def test_a_launched_item_ranks_like_its_twin_and_moves_no_other_score(
+def test_lists_do_not_depend_on_how_candidates_are_paged(
+    ranker: Ranker, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_one_page = ranker.rank(histories, k=80, pool="all")
+    for size in (1, 7, 40):
+        ranker._pages.clear()
+        monkeypatch.setattr("recommender.ranker._PAGE", size)
+        paged = ranker.rank(histories, k=80, pool="all")
+        assert len(ranker._pages) == -(-64 // size) + -(-16 // size)
+        assert_same_lists(paged, in_one_page)
+
+
+def test_lists_do_not_depend_on_how_many_histories_are_scored_at_once(
+    ranker: Ranker, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = [np.array([number % 80]) for number in range(120)]
+    at_once = ranker.rank(histories, k=80, pool="all", exclude=hidden)
+    monkeypatch.setattr("recommender.ranker._SCORES_AT_ONCE", 80 * 7)
+    monkeypatch.setattr("recommender.ranker._PAIRS_AT_ONCE", 80 * 3)
+    in_parts = ranker.rank(histories, k=80, pool="all", exclude=hidden)
+    assert_same_lists(in_parts, at_once)
+
+
+def test_a_launch_makes_only_its_own_page_void_and_a_change_all_that_rests_on_it(
+    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recommender.ranker._PAGE", 6)
+    few = np.array([*range(0, 64, 2), 72])
+    for one in (ranker, again := Ranker.load(saved)):
+        one._scorers._arrays["reference"] = few
+    changed, renamed = {}, graph
+    for num, name in ((65, "red1 red2"), (3, "blue7 blue9"), (72, "white3 white4")):
+        renamed = changed[num] = renamed_to(renamed, num=num, name=name)
+
+    def void_after(num: int, graph: KnowledgeGraph) -> set[tuple[str, int]]:
+        """Pages that had to be made anew after an item was launched or changed."""
+        ranker.rank(histories[:1], k=1, pool="all")
+        before = dict(ranker._pages)
+        ranker.add(with_twin(graph, 70), np.array([num]))
+        ranker.rank(histories[:1], k=1, pool="all")
+        return {place for place, page in ranker._pages.items() if before.get(place) is not page}
+
+    every = {("new", 6 * number) for number in range(3)} | {("known", 6 * number) for number in range(11)}
+    assert void_after(80, graph) == {("new", 12)}
+    assert void_after(65, changed[65]) == {("new", 0)}
+    assert void_after(3, changed[3]) == every, "histories hold it"
+    assert void_after(72, changed[72]) == every, "scores are scaled by it"
+
+    for num, now in ((80, graph), *changed.items()):
+        again.add(with_twin(now, 70), np.array([num]))
+    assert_same_lists(*(one.rank([*histories, np.array([1, 5])], k=81, pool="all") for one in (ranker, again)))
+
+
+def test_what_was_added_is_taken_up_again_without_reading_it(
+    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker.add(with_twin(renamed_to(graph, num=3, name="blue7 blue9"), 70), np.array([3, 80]))
+    item_nums, arrays = ranker.added()
+    assert item_nums.tolist() == [3, 80]
+    again = Ranker.load(saved)
+    monkeypatch.setattr(again._content.encoder, "encode", None)
+    again.put_added(ranker.item_ids, item_nums, arrays)
+    assert again.item_ids == ranker.item_ids
+    assert again.fingerprint == ranker.fingerprint
+    np.testing.assert_array_equal(again.text_vectors, ranker.text_vectors)
+    first, second = (one.rank(histories, k=81, pool="all") for one in (ranker, again))
+    np.testing.assert_array_equal(first.item_nums, second.item_nums)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert again.added()[0].tolist() == [3, 80], "it is kept again with what is added later"
+
+
+def test_histories_stay_good_while_products_are_launched(
     ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray]
 ) -> None:
-    before = ranker.score(histories[:20], np.arange(80))
-    twin = graph.items.keys[70]
-    row = graph.products.filter(pl.col("key") == twin).with_columns(key=pl.lit("x1"))
+    read = ranker.read(histories)
+    ranker.add(with_twin(graph, 70), np.array([80]))
+    np.testing.assert_array_equal(ranker.audience(80, read), ranker.audience(80, ranker.read(histories)))
+    np.testing.assert_array_equal(ranker.audience(80, read), ranker.score(histories, np.array([80]))[:, 0])
+
+
+def assert_same_lists(first: Ranking, second: Ranking) -> None:
+    """Whole lists with the same scores: the order of two items differs only where rounding does."""
+    by_item = []
+    for ranking in (first, second):
+        rows, places = np.nonzero(ranking.item_nums >= 0)
+        scores = np.full((len(ranking.item_nums), 100), -np.inf, dtype=np.float32)
+        scores[rows, ranking.item_nums[rows, places]] = ranking.scores[rows, places]
+        by_item.append(scores)
+    np.testing.assert_allclose(*by_item, atol=2e-5)
+    differs = first.item_nums != second.item_nums
+    assert differs.mean() < 0.01
+    np.testing.assert_allclose(first.scores, second.scores, atol=2e-5)
+
+
+def renamed_to(graph: KnowledgeGraph, *, num: int, name: str) -> KnowledgeGraph:
+    """The graph after a change of one item's title."""
+    names = [*graph.products["name"]]
+    names[num] = name
+    return replace(graph, products=graph.products.with_columns(name=pl.Series(names)))
+
+
+def with_twin(graph: KnowledgeGraph, num: int) -> KnowledgeGraph:
+    """The graph after the launch of an item that has all facts of another."""
+    row = graph.products[[num]].with_columns(key=pl.lit("x1"))
     edges = {
         relation: pl.DataFrame(
             {
                 "head": "x1",
-                "tail": [graph.vocabularies[relation.tail_label].keys[tail] for tail in facts.tails[facts.heads == 70]],
+                "tail": [
+                    graph.vocabularies[relation.tail_label].keys[tail] for tail in facts.tails[facts.heads == num]
+                ],
             }
         )
         for relation, facts in graph.facts.items()
         if relation in (schema.MADE_BY, schema.IN_CATEGORY, schema.HAS_ATTRIBUTE)
     }
-    launched = graph.extended({schema.PRODUCT: row}, edges)
-    ranker.add(launched, np.array([80]))
+    return graph.extended({schema.PRODUCT: row}, edges)
+
+
+def test_a_launched_item_ranks_like_its_twin_and_moves_no_other_score(
+    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray]
+) -> None:
+    before = ranker.score(histories[:20], np.arange(80))
+    ranker.add(with_twin(graph, 70), np.array([80]))
     assert ranker.item_ids[-1] == "x1"
     assert ranker.is_cold[80]
     scores = ranker.score(histories[:20], np.array([70, 80]))

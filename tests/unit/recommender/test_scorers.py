@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_putting_the_same_items_again_changes_nothing(graph: KnowledgeGraph, con
         np.testing.assert_allclose(matrix.toarray(), before[view], atol=1e-6)
 
 
+def test_neighbours_of_added_items_can_be_kept_and_put_again(graph: KnowledgeGraph, content: ItemContent) -> None:
+    warm = graph.n_events > 0
+    grown = copy(content)
+    grown.put(ItemFacts.of(graph, np.array([6, 9])), np.array([3, 80]))
+    neighbours, again = (Neighbours.fit(content, warm) for _ in range(2))
+    neighbours.put(grown, np.array([3, 80]))
+    again.put_kept(neighbours.rows(np.array([3, 80])), np.array([3, 80]))
+    np.testing.assert_array_equal(again.warm, [*warm, False])
+    for view, matrix in neighbours.matrices.items():
+        assert matrix.shape == (81, 81)
+        np.testing.assert_array_equal(again.matrices[view].toarray(), matrix.toarray())
+
+
 def test_neighbours_are_saved_and_loaded(graph: KnowledgeGraph, content: ItemContent, tmp_path: Path) -> None:
     neighbours = Neighbours.fit(content, graph.n_events > 0)
     save_neighbours(neighbours, tmp_path / "neighbours.safetensors")
@@ -108,7 +122,7 @@ def test_few_candidates_get_the_scores_that_they_get_among_many(
     candidates = np.array([3, 41, 66, 79])
     from_their_side = list(scorers.block(candidates).raw(histories))
     monkeypatch.setattr("recommender.scorers._FEW_CANDIDATES", 0)
-    from_the_users_side = list(scorers.block(candidates).raw(histories))
+    from_the_users_side = list(scorers.block(candidates).raw(histories, scorers.steps(histories)))
     for name, few, many in zip(scorers.names, from_their_side, from_the_users_side, strict=True):
         assert few.shape == (120, 4)
         np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-6, err_msg=name)
