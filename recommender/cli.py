@@ -86,8 +86,10 @@ def ingest(
 ) -> None:
     """Load a shop folder into the knowledge graph. Twice gives the same graph as once."""
     from ingest import load
+    from ingest.files import find_files
     from kg import Workspace
 
+    find_files(folder, mapping)  # a folder that cannot be read leaves no workspace behind
     place = Workspace.create(workspace, store=store)
     graph_store = place.open_store()
     try:
@@ -127,6 +129,8 @@ def train(
 
     with _stages(quiet=as_json) as progress:
         report = run(Workspace.open(workspace), text_model=text_model, seed=seed, progress=progress)
+    for note in report.notes:
+        _warn(note)
     if as_json:
         return _print_json(report.to_json())
     _say(
@@ -275,6 +279,8 @@ def similar(
         report = engine.similar(item_id, k=k)
     if as_json:
         return _print_json(report.to_json())
+    if not report:
+        _warn("no product has anything in common with it")
     for row in report:
         _say(f"  {row.title}  [{row.item_id}]  {row.score:.3f}{'  new' if row.cold else ''}")
     return None
@@ -312,7 +318,9 @@ def evaluate(
     protocol: Annotated[
         Literal["items", "time"], typer.Option(help="items: hide a fifth of the items. time: hide all after a cut.")
     ] = "items",
-    cut: Annotated[str | None, typer.Option(help="ISO date of the time cut; chosen from the data by default.")] = None,
+    cut: Annotated[
+        str | None, typer.Option(help="ISO date, for --protocol time; chosen from the data by default.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many splits, each trained from scratch.")] = 1,
     k: Annotated[int, typer.Option(min=1, help="List length.")] = 20,
     as_json: JsonOption = False,
@@ -321,6 +329,8 @@ def evaluate(
     from kg import Workspace
     from recommender.evaluation import evaluate as run
 
+    if cut is not None and protocol != "time":
+        raise typer.BadParameter("--cut is for --protocol time")
     with _stages(quiet=as_json) as progress:
         evaluation = run(
             Workspace.open(workspace), protocol=protocol, cut=cut, seeds=range(seeds), k=k, progress=progress

@@ -192,7 +192,7 @@ class Engine:
         if ignored:
             notes.append(f"fields that nothing reads: {say_ignored(ignored)}")
         if not similar.height:
-            notes.append("no older product is described much like it: no SIMILAR_TO edge")
+            notes.append("no SIMILAR_TO edge: the text model finds no older product that is described much like it")
         return Launch(
             item_id,
             created,
@@ -233,7 +233,9 @@ class Engine:
         return Audience(item_id, rows, explained=explain)
 
     def similar(self, item_id: Id, *, k: int = 10) -> Neighbours:
-        """The k products that belong beside an item, closest first; new and old products alike.
+        """At most k products that belong beside an item, closest first; new and old products alike.
+
+        One that has nothing in common with the item is not among them.
 
         Raises:
             UnknownItemError: the workspace does not hold the item.
@@ -245,6 +247,7 @@ class Engine:
             tuple(
                 Neighbour(self._graph.items.keys[num], self._title(num), float(score), bool(self._cold[num]))
                 for num, score in zip(nums, scores, strict=True)
+                if score > 0
             ),
         )
 

@@ -64,6 +64,18 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], tmp_path: Path) 
     assert result.exit_code == 2
 
 
+def test_a_cut_without_the_protocol_that_has_one_is_wrong_usage(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["evaluate", "--workspace", str(tmp_path), "--cut", "2024-01-01"])
+    assert result.exit_code == 2
+    assert "--protocol time" in result.stderr
+
+
+def test_a_folder_that_cannot_be_read_leaves_no_workspace(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["ingest", str(tmp_path / "nowhere"), "--workspace", str(tmp_path / "w")])
+    assert result.exit_code == 1
+    assert not (tmp_path / "w").exists()
+
+
 def test_recommend_prints_json(opened: Engine) -> None:
     result = runner.invoke(
         app, ["recommend", "--workspace", "w", "--user", "u1", "--k", "2", "--pool", "new", "--explain", "--json"]

@@ -191,6 +191,11 @@ def test_similar_says_which_neighbours_are_new(engine: Engine) -> None:
     assert cold == {"cable": True, "drill": False, "epoxy": True, "saw": True, "stone": True, "tape": False}
 
 
+def test_what_has_nothing_in_common_is_no_neighbour(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine._ranker, "similar", lambda num, k: (np.array([1, 2, 3]), np.array([0.5, 0.0, -0.1])))
+    assert [row.score for row in engine.similar("glue")] == [0.5]
+
+
 def launched(engine: Engine, **fields: Any) -> Any:
     item = {
         "item_id": "super-epoxy",
