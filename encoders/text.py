@@ -89,7 +89,7 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], *, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Unit vectors of texts; a blank text gets the zero vector, which is near nothing.
+        """Unit vectors of texts; one that is blank or that it cannot read gets the zero vector, which is near nothing.
 
         Args:
             texts: B texts; equal ones, and those that this encoder has met before, are encoded once. Tokens after the
@@ -97,12 +97,12 @@ class TextEncoder:
             progress: called with texts done and texts in all.
 
         Returns:
-            Shape (B, D), float32, rows of length 1 (or 0 for blank texts).
+            Shape (B, D), float32, rows of length 1 (or 0 for texts that ``reads`` denies).
         """
         import torch
 
-        wanted = {text for text in texts if text.strip() and text not in self._known}
-        distinct = sorted(wanted, key=lambda text: (len(text), text))
+        distinct = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
+        distinct = [text for text, known in zip(distinct, self.reads(distinct), strict=True) if known]
         model = self._fast_model()
         with torch.inference_mode():
             for start in range(0, len(distinct), _BATCH):
@@ -113,6 +113,24 @@ class TextEncoder:
         nothing = np.zeros(self.embedding_size, dtype=np.float32)
         rows = [self._known.get(text, nothing) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, self.embedding_size), dtype=np.float32)
+
+    def reads(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether at least half of a text's tokens are in the model's vocabulary; not so of a blank text.
+
+        English models have no token for most Chinese characters: what they make of a text of unknown ones says how
+        long it is, and calls a hand drill like a hand-made coffee pot.
+
+        Returns:
+            Shape (B,).
+        """
+        tokenizer: Any = self._model.tokenizer
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        readable = np.array([bool(text.strip()) for text in texts], dtype=bool)
+        if unknown is not None and readable.any():
+            options = {"add_special_tokens": False, "truncation": True, "max_length": self._model.max_seq_length}
+            tokens = tokenizer(list(texts), **options)["input_ids"]
+            readable &= np.array([2 * row.count(unknown) <= len(row) for row in tokens])
+        return readable
 
     def _fast_model(self) -> SentenceTransformer:
         import copy

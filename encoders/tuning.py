@@ -127,7 +127,11 @@ class _Test:
         users = rng.permutation(np.flatnonzero((np.diff(hidden.indptr) > 0) & (np.diff(visible.indptr) > 0)))[:n_users]
         rows = [(visible.indices[slice(*visible.indptr[user : user + 2])][-50:], user) for user in users]
         positives = [hidden.indices[slice(*hidden.indptr[user : user + 2])] for _, user in rows]
-        return cls([history.astype(np.int64) for history, _ in rows], positives, held_out)
+        return cls(
+            [history.astype(np.int64) for history, _ in rows],
+            [taken.astype(np.int64) for taken in positives],
+            held_out,
+        )
 
     def ndcg(self, encoder: TextEncoder, texts: Sequence[str]) -> NDArray[np.float64]:
         """NDCG@20 of each customer. Shape (B,)."""
@@ -184,11 +188,11 @@ def _trained(
     optimizer = torch.optim.AdamW(tuned, lr=_LEARNING_RATE, weight_decay=0.01)
     batches = pairs.reshape(-1, _BATCH, 2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2 * _LEARNING_RATE, total_steps=len(batches) + 1)
-    model.max_seq_length = min(model.max_seq_length, _TRAINED_TOKENS)
+    model.max_seq_length = min(int(model.max_seq_length or _TRAINED_TOKENS), _TRAINED_TOKENS)
     model.train()
     for step, batch in enumerate(batches, start=1):
         anchors, others = batch[:, 0], batch[:, 1]
-        vectors = forward(model, [texts[item] for item in batch.T.ravel()])
+        vectors = forward(model, [texts[item] for item in batch.T.ravel().tolist()])
         logits = _SCALE * vectors[:_BATCH] @ vectors[_BATCH:].T - log_q[others]
         # What shares a customer with the anchor is no negative; its own partner on the diagonal stays.
         shared = (by_item[anchors] @ by_item[others].T).toarray() > 0

@@ -23,15 +23,13 @@ from ingest.facts import (
     taxonomy_facts,
 )
 from ingest.files import Chunk, Place, Rejects, ShopFolder, SourceFile, Tick, read_bytes, read_rows
-from ingest.rows import Event, Item, clean_id, clean_text, default_weight, reason_of
+from ingest.rows import EVENT_FIELDS, ITEM_FIELDS, Event, Item, clean_id, clean_text, default_weight, reason_of
 from kg.errors import SourceError, WorkspaceError
 from kg.rdf import read_rdf
 
 if TYPE_CHECKING:
     from kg.workspace import Workspace
 
-ITEM_FIELDS: Final = tuple(Item.model_fields)
-EVENT_FIELDS: Final = tuple(Event.model_fields)
 _ITEMS: Final = TypeAdapter(list[Item])
 _EVENTS: Final = TypeAdapter(list[Event])
 _HASH_ROWS: Final = 100_000

@@ -24,7 +24,7 @@ from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
-from ingest.rows import clip
+from ingest.rows import clip, meant_fields
 from kg.errors import SourceError
 
 CHUNK: Final = 20_000
@@ -126,7 +126,11 @@ class Place(NamedTuple):
 
 
 class Rejects:
-    """Refused rows: counted, and written as JSON lines to a file that is made when the first one comes."""
+    """What is not taken. Refused rows are counted, and written as JSON lines to a file made when the first one comes.
+
+    ``ignored_columns`` names, for each file, the columns (JSON: fields) that nothing reads, each with the known field
+    that it looks like.
+    """
 
     def __init__(self, make_file: Callable[[], Path]) -> None:
         self._make_file = make_file
@@ -134,6 +138,7 @@ class Rejects:
         self.path: Path | None = None
         self.reasons: Counter[str] = Counter()
         self.files: dict[str, FileCount] = {}
+        self.ignored_columns: dict[str, dict[str, str | None]] = {}
 
     def count(self, file: str) -> FileCount:
         """The counter of one file."""
@@ -284,12 +289,14 @@ def read_bytes(path: Path) -> bytes:
 class Chunk:
     """Some rows of a file and where they stand in it.
 
-    ``items`` describes each row's item where the mapping makes items from events; else it is empty.
+    ``items`` describes each row's item where the mapping makes items from events; else it is empty. ``columns`` are all
+    that the file has, also those that are not in the rows since nothing reads them.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     items: list[dict[str, Any]] = field(default_factory=list)
+    columns: set[str] = field(default_factory=set)
 
 
 def read_rows(
@@ -308,7 +315,7 @@ def read_rows(
         file: what to read, with its mapping.
         needed: fields without which no row can be read.
         fields: all fields that the rows may have.
-        rejects: takes refused rows and the count of rows read.
+        rejects: takes refused rows, the count of rows read and the columns that are not read.
         tick: told about progress.
         items: how each row also describes an item, with the fields that an item may have.
 
@@ -326,7 +333,11 @@ def read_rows(
     else:
         chunks = _read_jsonl(file, rejects)
     before = 0
+    ignored: set[str] = set()
     for chunk in chunks:
+        ignored |= {
+            name for name in chunk.columns if not rename.reads(name) and not (rename_item and rename_item.reads(name))
+        }
         if rename_item is not None:
             chunk.items = [rename_item(row) for row in chunk.rows]
         if rename.is_needed:
@@ -334,6 +345,8 @@ def read_rows(
         yield chunk
         tick(count.read - before)
         before = count.read
+    if ignored:
+        rejects.ignored_columns[file.name] = meant_fields(sorted(ignored), fields)
 
 
 class _Renamer:
@@ -356,6 +369,13 @@ class _Renamer:
         self.constants = mapping.constants
         self.attributes = mapping.attributes
         self.is_needed = bool(mapping.columns or mapping.constants or mapping.attributes)
+        self._dropped = {name for name, column in mapping.columns.items() if column is None}
+
+    def reads(self, column: str) -> bool:
+        """Whether a column is read, or left out because the mapping says so."""
+        if column in self.columns or column in self._dropped:
+            return True
+        return any(column.startswith(columns.prefix) for columns in self.attributes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         renamed = {name: row[column] for name, column in self.source_of.items() if column in row}
@@ -421,7 +441,7 @@ def _read_parquet(
                 first = count.read + 1
                 count.read += len(rows)
                 places = [Place(row) for row in range(first, count.read + 1)]
-                yield Chunk(rows=rows, places=places)
+                yield Chunk(rows=rows, places=places, columns=set(names))
     except (pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise SourceError(f"{str(file.path)!r} is not a readable Parquet file ({clip(str(error))})") from error
 
@@ -461,6 +481,7 @@ def _read_jsonl(file: SourceFile, rejects: Rejects) -> Iterator[Chunk]:
                 rejects.add(file.name, "not_an_object", message, place, value=_undecoded(line))
                 continue
             chunk.rows.append(row)
+            chunk.columns.update(row)
             chunk.places.append(place)
             if len(chunk.rows) >= CHUNK:
                 yield chunk
@@ -578,7 +599,7 @@ def _read_csv(file: SourceFile, rename: _Renamer, needed: Sequence[str], rejects
         _check_columns(file, rename, needed, columns)
         ids = {rename.source_of.get(name, name) for name in needed}
         reader.id_columns = [place for place, column in enumerate(columns) if column in ids]
-        chunk = Chunk()
+        chunk = Chunk(columns=set(columns))
         while (line := reader.take()) is not None:
             if not line.strip():
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from ingest.facts import (
     taxonomy_facts,
 )
 from ingest.files import FileCount, Rejects, Tick, find_files
-from ingest.rows import FUTURE_TOLERANCE
+from ingest.rows import FUTURE_TOLERANCE, say_ignored
 from ingest.together import bought_with
 from kg import schema
 from kg.errors import StoreError
@@ -45,7 +46,11 @@ _LOADED: Final = tuple(relation for relation in schema.RELATIONS if relation != 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did. For every file, and so in all, rows read = accepted + rejected; reasons sum to rejected."""
+    """What a load did. For every file, and so in all, rows read = accepted + rejected; reasons sum to rejected.
+
+    ``ignored_columns`` holds, for each file with such, the columns that nothing reads, each with the known field that
+    it looks like or ``None``: a typo is found there.
+    """
 
     rows_read: int
     rows_accepted: int
@@ -62,10 +67,21 @@ class LoadReport:
     seconds: float
     files: dict[str, FileCount]
     ignored_files: list[str]
+    ignored_columns: dict[str, dict[str, str | None]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not read at all, in words."""
+        notes = [
+            f"{name!r} has columns that nothing reads: {say_ignored(c)}" for name, c in self.ignored_columns.items()
+        ]
+        if self.ignored_files:
+            notes.append(f"files that nothing reads: {', '.join(map(repr, self.ignored_files))}")
+        return notes
 
     def to_json(self) -> dict[str, Any]:
         """The report as one JSON object."""
-        return asdict(self)
+        return {**asdict(self), "notes": self.notes}
 
 
 def load(
@@ -94,7 +110,7 @@ def load(
         workspace: keeps the canonical data and the rejects files.
         mapping: how a folder of another layout is read, instead of its ``mapping.json``.
         now: events more than a day later are refused; the clock by default. Naive means UTC.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr where it is a terminal.
 
     Raises:
         SourceError: the folder, or a file of it, cannot be read at all. Nothing has been changed then.
@@ -145,6 +161,7 @@ def load(
         seconds=round(time.perf_counter() - started, 3),
         files=rejects.files,
         ignored_files=folder.ignored,
+        ignored_columns=rejects.ignored_columns,
     )
 
 
@@ -276,7 +293,7 @@ class _Bars:
 
 @contextmanager
 def _bars(progress: bool) -> Iterator[_Bars]:
-    if not progress:
+    if not progress or not sys.stderr.isatty():
         yield _Bars()
         return
     from rich.console import Console

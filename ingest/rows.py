@@ -11,10 +11,12 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import lru_cache
+from itertools import islice
 from numbers import Integral, Real
 from typing import Annotated, Any, Final
 
@@ -129,10 +131,11 @@ def clean_id(value: Any) -> str:
     if type(value) is not str:
         if type(value) is int and abs(value) < 2**63:  # the usual case, ahead of the slow ones
             return str(value)
-        if value is None or value != value:
+        if value is None or (isinstance(value, float | Decimal) and value != value):
             value = ""
         elif _is_whole(value):
-            value = str(int(value)) if abs(value) < 10**MAX_ID else "9" * (MAX_ID + 1)
+            whole = int(value)
+            value = str(whole) if abs(whole) < 10**MAX_ID else "9" * (MAX_ID + 1)
         elif not isinstance(value, str):
             raise PydanticCustomError("invalid_id", "is no id; expected text or a whole number")
     value = value.strip()
@@ -328,7 +331,7 @@ class Item(BaseModel):
 
     ``category_path`` is one path, root first; ``categories`` is a flat list. ``attributes`` has a list of values for
     each name. ``available_from`` is in epoch seconds UTC, and may lie in the future. Fields that are not named here
-    are ignored, so nothing of them is kept.
+    are ignored, so nothing of them is kept; loads and launches say which those were.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -404,6 +407,10 @@ REASONS: Final = frozenset(
 """Every reason for which a row can be refused."""
 
 
+ITEM_FIELDS: Final = tuple(Item.model_fields)
+EVENT_FIELDS: Final = tuple(Event.model_fields)
+
+
 def validate_item(row: Mapping[str, Any]) -> Item:
     """One item from a mapping such as a JSON object.
 
@@ -419,6 +426,22 @@ def validate_item(row: Mapping[str, Any]) -> Item:
         field = str(first["loc"][0]) if first["loc"] else "item"
         given = f" ({clip(row[field])})" if field in row else ""
         raise SourceError(f"item field {field!r}{given}: {first['msg']} [{reason_of(first)}]") from error
+
+
+def meant_fields(names: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
+    """Names that nothing reads, each with the known one that it looks like, or ``None``."""
+    known_as = {name.casefold(): name for name in known}
+    near = {name: get_close_matches(name.casefold(), known_as, n=1) for name in names}
+    return {name: known_as[found[0]] if found else None for name, found in near.items()}
+
+
+def say_ignored(names: Mapping[str, str | None]) -> str:
+    """What ``meant_fields`` found, for people: at most 10 of them, the others counted."""
+    parts = [
+        f"{clip(name, 60)!r}" + (f" (did you mean {meant!r}?)" if meant else "")
+        for name, meant in islice(names.items(), 10)
+    ]
+    return ", ".join(parts) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def clip(value: Any, limit: int = 200) -> str:

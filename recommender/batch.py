@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recommender.engine import check_request, ids_of
+
 if TYPE_CHECKING:
-    from recommender.engine import Engine, Pool
+    from recommender.engine import Engine, Id, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,13 @@ class BatchReport:
 
 def recommend_to_file(
     engine: Engine,
-    user_ids: Sequence[str],
+    users: Iterable[Id],
     output: Path,
     *,
     k: int,
     pool: Pool,
     explain: bool,
+    new_share: float | None = None,
     users_at_once: int = 512,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> BatchReport:
@@ -51,12 +56,20 @@ def recommend_to_file(
         OSError: the output cannot be written.
     """
     started = time.perf_counter()
+    user_ids = ids_of(users, "user id")
+    check_request(k, pool, new_share)
+    notes = engine.notes(user_ids, k=k, pool=pool, new_share=new_share)
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
     part, note_file = output.with_name(output.name + ".part"), output.with_name(output.name + ".part.json")
-    asked = json.dumps([engine.fingerprint, list(user_ids), k, pool, explain, users_at_once])
+    asked = json.dumps([engine.fingerprint, user_ids, k, pool, explain, new_share, users_at_once])
     request = hashlib.sha256(asked.encode()).hexdigest()
-    done: dict[str, Any] = {"request": request, "users": 0, "bytes": 0, "rows": 0, "with_path": 0, "notes": []}
+    done: dict[str, Any] = {"request": request, "users": 0, "bytes": 0, "rows": 0, "with_path": 0}
     if part.exists() and note_file.exists():
-        kept = json.loads(note_file.read_text(encoding="utf-8"))
+        try:
+            kept = json.loads(note_file.read_text(encoding="utf-8"))
+        except ValueError:  # cut off while it was written
+            kept = {}
         if kept.get("request") == request:
             done = kept
     resumed: int = done["users"]
@@ -64,16 +77,15 @@ def recommend_to_file(
     with part.open("ab") as file:
         file.truncate(done["bytes"])
         for start in range(resumed, len(user_ids), users_at_once):
-            users = user_ids[start : start + users_at_once]
-            answer = engine.recommend(users, k=k, pool=pool, explain=explain)
+            group = user_ids[start : start + users_at_once]
+            answer = engine.recommend(group, k=k, pool=pool, explain=explain, new_share=new_share)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answer.to_json())
             file.write(lines.encode())
             file.flush()
-            done["users"] = start + len(users)
+            done["users"] = start + len(group)
             done["bytes"] = file.tell()
             done["rows"] += len(answer)
             done["with_path"] += sum(row.explanation is not None for row in answer)
-            done["notes"] += answer.notes
             note_file.write_text(json.dumps(done), encoding="utf-8")
             if progress is not None:
                 progress("recommend", done["users"], len(user_ids))
@@ -86,5 +98,5 @@ def recommend_to_file(
         share_with_path=done["with_path"] / done["rows"] if explain and done["rows"] else None,
         resumed_users=resumed,
         seconds=round(time.perf_counter() - started, 2),
-        notes=tuple(dict.fromkeys(done["notes"])),
+        notes=notes,
     )

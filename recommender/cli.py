@@ -86,14 +86,18 @@ def ingest(
 ) -> None:
     """Load a shop folder into the knowledge graph. Twice gives the same graph as once."""
     from ingest import load
+    from ingest.files import find_files
     from kg import Workspace
 
+    find_files(folder, mapping)  # a folder that cannot be read leaves no workspace behind
     place = Workspace.create(workspace, store=store)
     graph_store = place.open_store()
     try:
         report = load(folder, graph_store, workspace=place, mapping=mapping, progress=not as_json)
     finally:
         graph_store.close()
+    for note in report.notes:
+        _warn(note)
     if as_json:
         return _print_json(report.to_json())
     _say(
@@ -125,6 +129,8 @@ def train(
 
     with _stages(quiet=as_json) as progress:
         report = run(Workspace.open(workspace), text_model=text_model, seed=seed, progress=progress)
+    for note in report.notes:
+        _warn(note)
     if as_json:
         return _print_json(report.to_json())
     _say(
@@ -148,6 +154,9 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="List length.")] = 20,
     pool: Annotated[Literal["new", "all"], typer.Option(help="new: only items without any interaction.")] = "all",
+    new_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of new items in the slots of all customers, for pool all.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add verified paths.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write one JSON object a line to this file.")] = None,
     as_json: JsonOption = False,
@@ -158,19 +167,21 @@ def recommend(
 
     if sum([bool(user), all_users, users_file is not None, bool(history)]) != 1:
         raise typer.BadParameter("give exactly one of --user, --all-users, --users-file, --history")
+    if output is not None and history:
+        raise typer.BadParameter("--output takes users; leave --history out")
+    if new_share is not None and pool == "new":
+        raise typer.BadParameter("--new-share is for --pool all; with --pool new every item is new")
+    named = _user_ids(users_file) if users_file is not None else list(dict.fromkeys(user or ()))
     with Engine.open(workspace) as engine:
+        user_ids = engine.user_ids if all_users else named
         if output is not None:
-            if history:
-                raise typer.BadParameter("--output takes users; leave --history out")
-            user_ids = engine.user_ids if all_users else tuple(user or _user_ids(users_file))
             with _stages(quiet=as_json) as progress:
-                report = recommend_to_file(engine, user_ids, output, k=k, pool=pool, explain=explain, progress=progress)
+                report = recommend_to_file(
+                    engine, user_ids, output, k=k, pool=pool, explain=explain, new_share=new_share, progress=progress
+                )
             return _print_batch(report, as_json=as_json)
-        if history:
-            answer = engine.recommend(history=history, k=k, pool=pool, explain=explain)
-        else:
-            user_ids = engine.user_ids if all_users else tuple(user or _user_ids(users_file))
-            answer = engine.recommend(user_ids, k=k, pool=pool, explain=explain)
+        asked = {"history": history} if history else {"users": user_ids}
+        answer = engine.recommend(**asked, k=k, pool=pool, explain=explain, new_share=new_share)
     if as_json:
         return _print_json({"recommendations": answer.to_json(), "notes": list(answer.notes)})
     for note in answer.notes:
@@ -215,11 +226,11 @@ def launch(
         ) from error
     with Engine.open(workspace) as engine:
         report = engine.launch(fields, audience=audience, neighbours=neighbours)
+    for note in report.notes:
+        _warn(note)
     if as_json:
         return _print_json(report.to_json())
     _say(f"{'launched' if report.created else 'updated'} {report.item_id} in {report.seconds * 1000:.0f} ms")
-    for note in report.notes:
-        _warn(note)
     _say("\nIt is for:")
     for member in report.audience:
         _say(f"{member.rank:>3}. {member.user_id}  score {member.score:.3f}")
@@ -245,6 +256,8 @@ def audience(
         report = engine.audience_for(item_id, k=k, explain=explain)
     if as_json:
         return _print_json(report.to_json())
+    if not report:
+        _warn("nobody is left to name: every customer with a history has the product already")
     for member in report:
         _say(f"{member.rank:>4}. {member.user_id}  score {member.score:.3f}")
         if explain:
@@ -266,6 +279,8 @@ def similar(
         report = engine.similar(item_id, k=k)
     if as_json:
         return _print_json(report.to_json())
+    if not report:
+        _warn("no product has anything in common with it")
     for row in report:
         _say(f"  {row.title}  [{row.item_id}]  {row.score:.3f}{'  new' if row.cold else ''}")
     return None
@@ -303,7 +318,9 @@ def evaluate(
     protocol: Annotated[
         Literal["items", "time"], typer.Option(help="items: hide a fifth of the items. time: hide all after a cut.")
     ] = "items",
-    cut: Annotated[str | None, typer.Option(help="ISO date of the time cut; chosen from the data by default.")] = None,
+    cut: Annotated[
+        str | None, typer.Option(help="ISO date, for --protocol time; chosen from the data by default.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many splits, each trained from scratch.")] = 1,
     k: Annotated[int, typer.Option(min=1, help="List length.")] = 20,
     as_json: JsonOption = False,
@@ -312,6 +329,8 @@ def evaluate(
     from kg import Workspace
     from recommender.evaluation import evaluate as run
 
+    if cut is not None and protocol != "time":
+        raise typer.BadParameter("--cut is for --protocol time")
     with _stages(quiet=as_json) as progress:
         evaluation = run(
             Workspace.open(workspace), protocol=protocol, cut=cut, seeds=range(seeds), k=k, progress=progress
@@ -341,17 +360,23 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _user_ids(file: Path | None) -> list[str]:
+def _user_ids(file: Path) -> list[str]:
+    """The ids of a file, each once, in its order."""
     from kg.errors import SourceError
 
-    assert file is not None
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(
             f"users file {str(file)!r} cannot be read ({error}); give UTF-8 text, one id per line"
         ) from error
-    return [line for line in lines if line.strip()]
+    given = [line.strip() for line in lines if line.strip()]
+    if not given:
+        raise SourceError(f"users file {str(file)!r} holds no id; give UTF-8 text, one id per line")
+    user_ids = list(dict.fromkeys(given))
+    if len(user_ids) < len(given):
+        _warn(f"{len(given) - len(user_ids)} lines of {str(file)!r} repeat an id; each customer gets one list")
+    return user_ids
 
 
 def _print_json(answer: Any) -> None:
@@ -387,9 +412,15 @@ def draw(path: WalkPath) -> str:
 
 @contextmanager
 def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on stderr, one per stage; nothing with ``--json``."""
+    """Progress on stderr: bars, one per stage; a line per finished stage where it is no terminal.
+
+    Nothing with ``--json``.
+    """
     if quiet:
         yield lambda stage, done, total: None
+        return
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: _print_done(stage) if done >= total else None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -411,6 +442,10 @@ def _stages(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+def _print_done(stage: str) -> None:
+    sys.stderr.write(f"{stage}: done\n")
+
+
 def main() -> None:
     """Entry point: a clear error on stderr and exit code 1, never a traceback (``FIRSTSHELF_DEBUG=1`` shows it)."""
     # Read by transformers when it is imported: its own bars would break into ours.
@@ -428,6 +463,9 @@ def main() -> None:
             raise
         if isinstance(error, FirstshelfError):
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        elif isinstance(error, OSError) and error.filename is not None:
+            what = f"{str(error.filename)!r} cannot be read or written: {error.strerror}"
+            sys.stderr.write(f"{type(error).__name__}: {what}; check the path, its owner and the space left\n")
         else:
             sys.stderr.write(f"unexpected {type(error).__name__}: {error}. FIRSTSHELF_DEBUG=1 shows where.\n")
         sys.exit(1)

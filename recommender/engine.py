@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -15,6 +15,7 @@ from kg import KnowledgeGraph, Workspace, schema, snapshot
 from kg.errors import StoreError, UnknownItemError, UnknownUserError, WorkspaceError
 from recommender.changed import changed_items, load_added, save_added
 from recommender.explain import Explainer
+from recommender.new_share import boost_for
 from recommender.results import (
     Audience,
     AudienceMember,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from recommender.ranker import Histories, Ranker
 
 Pool = Literal["new", "all"]
+Id = str | int
+"""An id as the shop has it. Numbers (numpy's too) mean what they mean to ``ingest``: 1001 is ``"1001"``."""
 _USERS_AT_ONCE: Final = 512
 _PATHS: Final = 3
 
@@ -106,13 +109,14 @@ class Engine:
 
     def recommend(
         self,
-        users: str | Sequence[str] | None = None,
+        users: Id | Iterable[Id] | None = None,
         *,
-        history: Sequence[str] | None = None,
+        history: Id | Iterable[Id] | None = None,
         k: int = 20,
         pool: Pool = "all",
         explain: bool = False,
         n_paths: int = _PATHS,
+        new_share: float | None = None,
     ) -> Recommendations:
         """The k best items for one user, for many, or for a bare history.
 
@@ -124,38 +128,45 @@ class Engine:
             pool: ``"new"`` ranks only items without any interaction, ``"all"`` every item. A user's own never show.
             explain: add paths that are found true in the graph store during this call.
             n_paths: at most so many paths per explanation.
+            new_share: for pool ``"all"``, the share of the slots that new items get on average over the shop's
+                customers, from 0 to 1. The same for every call: one customer's list is what it is in a batch of all.
+                ``None`` leaves it to the scores. With it, scores of new items are shifted as far as the share asks.
 
         Raises:
-            ValueError: neither users nor a history, both, k < 1, or another pool.
+            ValueError: neither users nor a history, both, k < 1, another pool, or a share that is none.
+            TypeError: an id that is neither text nor a whole number.
         """
         if (users is None) == (history is None):
             raise ValueError("recommend() takes either users or a history; give exactly one of them")
-        if k < 1:
-            raise ValueError(f"k is {k}; a list holds at least 1 item")
-        if pool not in ("new", "all"):
-            raise ValueError(f"pool is {pool!r}; expected 'new' or 'all'")
-        notes: list[str] = []
-        if pool == "new" and not self._cold.any():
-            notes.append("every item has interactions already: nothing is new, so there is nothing to rank")
-        user_ids: list[str | None]
-        if history is not None:
-            history = [history] if isinstance(history, str) else history
-            nums = self._graph.items.nums(history)
-            unknown = [item_id for item_id, num in zip(history, nums, strict=True) if num < 0]
-            if unknown:
-                notes.append(f"left out {len(unknown)} history items that the workspace does not hold: {unknown[:5]}")
-            user_ids, histories = [None], [nums[nums >= 0]]
-        else:
-            user_ids = [users] if isinstance(users, str) else list(users or ())
+        check_request(k, pool, new_share)
+        notes: tuple[str, ...]
+        user_ids: Sequence[str | None]
+        if history is None:
+            user_ids = ids_of(users, "user id")
             histories = [self._history(user_id) for user_id in user_ids]
-        unknown_users = sum(not self._is_readable(history) for history in histories)
-        if unknown_users:
-            notes.append(f"{unknown_users} without a known history: answered with what sells to anyone (popularity)")
+            notes = self.notes(user_ids, k=k, pool=pool, new_share=new_share)
+        else:
+            user_ids = [None]
+            item_ids = ids_of(history, "history item")
+            nums = self._graph.items.nums(item_ids)
+            histories = [nums[nums >= 0]]
+            notes = self._notes(histories, k, pool, new_share)
+            unknown = [item_id for item_id, num in zip(item_ids, nums, strict=True) if num < 0]
+            if unknown:
+                left_out = f"left out {len(unknown)} history items that the workspace does not hold: {unknown[:5]}"
+                notes = (left_out, *notes)
+        boost = None if new_share is None else self._boost(k, new_share)
         rows: list[Recommendation] = []
         for start in range(0, len(user_ids), _USERS_AT_ONCE):
             part = slice(start, start + _USERS_AT_ONCE)
-            rows += self._recommend(user_ids[part], histories[part], k, pool, explain, n_paths)
-        return Recommendations(tuple(rows), explained=explain, notes=tuple(notes))
+            rows += self._recommend(user_ids[part], histories[part], k, pool, explain, n_paths, boost)
+        return Recommendations(tuple(rows), explained=explain, notes=notes)
+
+    def notes(
+        self, user_ids: Sequence[str], *, k: int = 20, pool: Pool = "all", new_share: float | None = None
+    ) -> tuple[str, ...]:
+        """What is degraded in the answer of ``recommend`` for these users, in words; empty where nothing is."""
+        return self._notes([self._history(user_id) for user_id in user_ids], k, pool, new_share)
 
     def launch(self, item: Mapping[str, Any], *, audience: int = 20, neighbours: int = 10) -> Launch:
         """Put a product live: in the graph, encoded, indexed, recommendable when this call returns. No retraining.
@@ -173,6 +184,7 @@ class Engine:
             StoreError: the store failed.
         """
         from ingest import launch_item, validate_item
+        from ingest.rows import ITEM_FIELDS, meant_fields, say_ignored
 
         started = time.perf_counter()
         item_id = validate_item(item).item_id
@@ -195,17 +207,22 @@ class Engine:
             raise
         self._workspace.remember(launching=[other for other in self._cut_off if other != item_id])
         seconds = time.perf_counter() - started
-        notes = () if similar.height else ("no older product is described much like it: no SIMILAR_TO edge",)
+        notes = []
+        ignored = meant_fields(sorted(str(name) for name in item if name not in ITEM_FIELDS), ITEM_FIELDS)
+        if ignored:
+            notes.append(f"fields that nothing reads: {say_ignored(ignored)}")
+        if not similar.height:
+            notes.append("no SIMILAR_TO edge: the text model finds no older product that is described much like it")
         return Launch(
             item_id,
             created,
             round(seconds, 4),
             self.audience_for(item_id, k=audience, explain=True) if audience else Audience(item_id, ()),
             self.similar(item_id, k=neighbours) if neighbours else Neighbours(item_id, ()),
-            notes,
+            tuple(notes),
         )
 
-    def audience_for(self, item_id: str, *, k: int = 1000, explain: bool = False) -> Audience:
+    def audience_for(self, item_id: Id, *, k: int = 1000, explain: bool = False) -> Audience:
         """The k customers for whom an item is most of a find, best first, but for those who have it already.
 
         Customers are ranked by the lift of the item's score over the customer's own usual score, so that heavy buyers
@@ -214,6 +231,7 @@ class Engine:
         Raises:
             UnknownItemError: the workspace does not hold the item.
         """
+        item_id = id_of(item_id, "item id")
         item_num = self._item_num(item_id)
         facts = self._graph.facts[schema.INTERACTED]
         owners = facts.heads[facts.tails == item_num]
@@ -236,39 +254,47 @@ class Engine:
         )
         return Audience(item_id, rows, explained=explain)
 
-    def similar(self, item_id: str, *, k: int = 10) -> Neighbours:
-        """The k products that belong beside an item, closest first; new and old products alike.
+    def similar(self, item_id: Id, *, k: int = 10) -> Neighbours:
+        """At most k products that belong beside an item, closest first; new and old products alike.
+
+        One that has nothing in common with the item is not among them.
 
         Raises:
             UnknownItemError: the workspace does not hold the item.
         """
+        item_id = id_of(item_id, "item id")
         nums, scores = self._ranker.similar(self._item_num(item_id), k)
         return Neighbours(
             item_id,
             tuple(
                 Neighbour(self._graph.items.keys[num], self._title(num), float(score), bool(self._cold[num]))
                 for num, score in zip(nums, scores, strict=True)
+                if score > 0
             ),
         )
 
     def explain(
-        self, user_id: str | None, item_id: str, *, history: Sequence[str] | None = None, n_paths: int = 5
+        self, user_id: Id | None, item_id: Id, *, history: Id | Iterable[Id] | None = None, n_paths: int = 5
     ) -> Explanation | None:
         """Why this item for this user (or for a bare history): paths that the store holds now, or ``None``.
 
         Raises:
             UnknownItemError, UnknownUserError: the workspace does not hold them.
         """
+        item_id = id_of(item_id, "item id")
         item_num = self._item_num(item_id)
-        if user_id is not None and user_id not in self._graph.users:
-            raise UnknownUserError(user_id, self._where())
+        asked: str | None = None
+        if user_id is not None:
+            asked = id_of(user_id, "user id")
+            if asked not in self._graph.users:
+                raise UnknownUserError(asked, self._where())
         if history is not None:
-            nums = np.array([self._item_num(item) for item in history], dtype=np.int64)
-        elif user_id is not None:
-            nums = self._history(user_id)
+            asked = None
+            nums = np.array([self._item_num(item) for item in ids_of(history, "history item")], dtype=np.int64)
+        elif asked is not None:
+            nums = self._history(asked)
         else:
             raise ValueError("explain() takes a user_id or a history; give one of them")
-        asked = None if history is not None else user_id
         return self._explainer.explain([asked], [nums], np.array([item_num]), n_paths=n_paths)[0]
 
     def close(self) -> None:
@@ -317,6 +343,7 @@ class Engine:
             self._interacted = graph.facts[schema.INTERACTED]
             self._histories = histories(graph)
             self._read = None
+        self._boosts: dict[tuple[int, float], float] = {}
 
     def _recommend(
         self,
@@ -326,9 +353,13 @@ class Engine:
         pool: Pool,
         explain: bool,
         n_paths: int,
+        boost: NDArray[np.float32] | None,
     ) -> list[Recommendation]:
         exclude = [self._sold_since] * len(histories) if pool == "new" and len(self._sold_since) else None
-        ranking = self._ranker.rank(histories, k=k, pool=pool, exclude=exclude)
+        # A list is never longer than the catalogue, and a k of a billion must not take memory for it.
+        ranking = self._ranker.rank(
+            histories, k=min(k, len(self._graph.items)), pool=pool, exclude=exclude, boost=boost
+        )
         shown = np.nonzero(ranking.item_nums >= 0)
         item_nums = ranking.item_nums[shown]
         scores = _probability(ranking.scores[shown])
@@ -352,6 +383,39 @@ class Engine:
             for user, slot, num, score, explanation in zip(users, slots, item_nums, scores, explanations, strict=True)
         ]
 
+    def _notes(
+        self, histories: Sequence[NDArray[np.int64]], k: int, pool: Pool, new_share: float | None
+    ) -> tuple[str, ...]:
+        notes = []
+        n_new, n_items = int(self._cold.sum()), len(self._cold)
+        if pool == "new" and not n_new:
+            notes.append("every item has interactions already: nothing is new, so there is nothing to rank")
+        if new_share is not None and (n_new < int(new_share * k) or n_items - n_new < int((1 - new_share) * k)):
+            notes.append(
+                f"{new_share:.0%} new items in a list of {k} cannot be had: the shop has {n_new} new items and "
+                f"{n_items - n_new} others"
+            )
+        unknown = sum(not self._is_readable(history) for history in histories)
+        if unknown:
+            notes.append(f"{unknown} without a known history: answered with what sells to anyone (popularity)")
+        n_shown = n_new if pool == "new" else n_items
+        sated = sum(0 < n_shown <= self._n_owned(history, pool) for history in histories if len(history) >= n_shown)
+        if sated:
+            notes.append(f"{sated} with every item in the history that could be shown: an empty list")
+        return tuple(notes)
+
+    def _n_owned(self, history: NDArray[np.int64], pool: Pool) -> int:
+        own = np.unique(history)
+        return int(self._cold[own].sum()) if pool == "new" else len(own)
+
+    def _boost(self, k: int, new_share: float) -> NDArray[np.float32]:
+        """What is added to every item's log odds so that new ones get this share of the slots. Shape (I,)."""
+        k = min(k, len(self._graph.items))
+        if (k, new_share) not in self._boosts:
+            sample = [history for history in self._histories if self._is_readable(history)]
+            self._boosts[k, new_share] = boost_for(self._ranker, sample, k=k, new_share=new_share, is_new=self._cold)
+        return np.where(self._cold, np.float32(self._boosts[k, new_share]), np.float32(0))
+
     def _history(self, user_id: str | None) -> NDArray[np.int64]:
         if user_id not in self._graph.users:
             return np.empty(0, dtype=np.int64)
@@ -372,6 +436,46 @@ class Engine:
     def _where(self) -> str:
         size = f"{len(self._graph.items):,} items, {len(self._graph.users):,} customers"
         return f"workspace {str(self._workspace.path)!r} ({size})"
+
+
+def check_request(k: int, pool: Pool, new_share: float | None) -> None:
+    """Refuse what no list can be made of.
+
+    Raises:
+        ValueError: k < 1, another pool, or a share that is none or has no meaning for the pool.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; a list holds at least 1 item")
+    if pool not in ("new", "all"):
+        raise ValueError(f"pool is {pool!r}; expected 'new' or 'all'")
+    if new_share is not None and not 0 <= new_share <= 1:
+        raise ValueError(f"new_share is {new_share}; expected a share from 0 to 1, such as 0.2")
+    if new_share is not None and pool == "new":
+        raise ValueError("pool 'new' shows nothing but new items; leave new_share out, or ask for pool 'all'")
+
+
+def ids_of(given: Any, what: str) -> list[str]:
+    """One id or many as the workspace writes them; see ``id_of``."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+    return [id_of(one, what) for one in (given if several else [given])]
+
+
+def id_of(given: Any, what: str) -> str:
+    """An id as the workspace writes it, by the rule of ingest. Text that can be no id stays: it is an unknown one.
+
+    Raises:
+        TypeError: neither text nor a whole number; the message calls it ``what``.
+    """
+    from pydantic_core import PydanticCustomError
+
+    from ingest.rows import clean_id, clip
+
+    try:
+        return clean_id(given)
+    except PydanticCustomError as error:
+        if isinstance(given, str):
+            return given
+        raise TypeError(f"{what} {clip(given)} {error.message()}") from None
 
 
 def _probability(log_odds: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
@@ -152,13 +153,15 @@ def evaluate(
         progress: called with the stage, steps done, steps in all.
 
     Raises:
-        ValueError: no seed, or k < 1.
+        ValueError: no seed, k < 1, or a cut for protocol ``items``.
         SourceError: too few data to hide any, or a time split without a clock.
         WorkspaceError: nothing is loaded, or the last load did not finish.
         TrainingError: what stays cannot train anything.
     """
     if not seeds or k < 1:
         raise ValueError(f"seeds {list(seeds)} and k {k}; expected at least one seed and k of at least 1")
+    if cut is not None and protocol != "time":
+        raise ValueError(f"cut {cut!r} is for protocol 'time', and the protocol is {protocol!r}; leave one of them out")
     started = time.perf_counter()
     at: int | None = None
     with closing(workspace.open_store()) as store:
@@ -437,14 +440,16 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
     k = evaluation.k
     methods = list(dict.fromkeys(cell.method for cell in evaluation.cells))
     seeds = sorted({cell.seed for cell in evaluation.cells})
-    hidden = "a fifth of the items" if evaluation.protocol == "items" else f"everything from {evaluation.cut} on"
+    hidden = "a fifth of the items"
+    if evaluation.cut is not None:
+        hidden = f"everything from {datetime.fromtimestamp(evaluation.cut, UTC).isoformat(sep=' ')} on"
     yield f"Hidden: {hidden}; seeds {seeds}; trained on the rest ({evaluation.seconds:.0f} s in all)"
 
     def rows(pool: Pool, columns: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-        yield "  " + " " * 12 + "".join(f"{title:>13}" for title in columns)
+        yield "  " + " " * 12 + "".join(f"{title:>15}" for title in columns)
         for method in methods:
             values = [evaluation.mean(method, pool, name, bucket) for name, bucket in columns.values()]
-            yield f"  {method:<12}" + "".join(f"{'–' if np.isnan(value) else f'{value:.4f}':>13}" for value in values)
+            yield f"  {method:<12}" + "".join(f"{'–' if np.isnan(value) else f'{value:.4f}':>15}" for value in values)
 
     if any(cell.pool == "new" for cell in evaluation.cells):
         yield "\nNew items only"

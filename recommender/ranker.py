@@ -326,7 +326,7 @@ class Ranker:
         k: int,
         pool: Literal["new", "all"],
         exclude: Sequence[NDArray[np.int64]] | None = None,
-        new_share: float | None = None,
+        boost: NDArray[np.float32] | None = None,
     ) -> Ranking:
         """The k best items for each history, exactly; equal scores by row number. Nobody is shown their own items.
 
@@ -335,8 +335,7 @@ class Ranker:
             k: list length.
             pool: ``new`` ranks only items without events at training.
             exclude: more items that a user must not see, one array a history.
-            new_share: share of slots that new items should get on average over these histories, between 0 and 1;
-                ``None`` leaves it to the calibrated odds. For pool ``all``.
+            boost: is added to the log odds of each item, shape (I,); -inf hides an item.
         """
         strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
         nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
@@ -345,15 +344,15 @@ class Ranker:
         column[nums[order]] = np.arange(len(nums))
         shape = (len(histories), k)
         found = Ranking(np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32))
-        offset = 0.0 if new_share is None or pool == "new" else self._offset(histories, k, new_share)
         step = max(1, _SCORES_AT_ONCE // len(self.item_ids))
         for start in range(0, len(histories), step):
             part = histories[start : start + step]
             read = self.read(part)
             steps = self._scorers.steps(read.rows)
             scores = np.concatenate([self._stratum_scores(read, stratum, steps) for stratum in strata], axis=1)
-            scores[:, : len(self._stratum_nums("new"))] += offset
             scores = scores[:, order]
+            if boost is not None:
+                scores += boost[nums[order]]
             for row, history in enumerate(part):
                 hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
                 columns = column[hidden]
@@ -470,24 +469,6 @@ class Ranker:
         keys = np.array([np.frombuffer(_key(rows, row), dtype=np.uint8) for row in range(rows.shape[0])])
         self._scales = {"keys": keys.reshape(-1, 8), "scale": scale, "baselines": baselines}
         self._scale_of = {key.tobytes(): row for row, key in enumerate(self._scales["keys"])}
-
-    def _offset(self, histories: Sequence[NDArray[np.int64]], k: int, new_share: float) -> float:
-        """What to add to new items' log odds so that they get this share of the slots of these histories."""
-        if not 0 <= new_share <= 1:
-            raise ValueError(f"new_share is {new_share}; give a share between 0 and 1")
-        picked = np.linspace(0, len(histories) - 1, min(len(histories), 256)).astype(int)
-        sample = [histories[row] for row in picked]
-        read = self.read(sample)
-        steps = self._scorers.steps(read.rows)
-        new, known = (self._stratum_scores(read, stratum, steps) for stratum in STRATA)
-        for row, history in enumerate(sample):
-            known[row, np.isin(self._stratum_nums("known"), history)] = -np.inf
-        low, high = -30.0, 30.0
-        for _ in range(30):
-            middle = (low + high) / 2
-            best = _best(np.concatenate([new + np.float32(middle), known], axis=1), k)
-            low, high = (middle, high) if (best < new.shape[1]).mean() < new_share else (low, middle)
-        return high
 
 
 class _Trainer:

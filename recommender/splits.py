@@ -165,7 +165,8 @@ def _graph_split(graph: KnowledgeGraph, train: Facts, rest: Facts, name: str) ->
     rest = rest.select(~np.isin(rest.heads * shape[1] + rest.tails, taken))
     if not len(train) or not len(rest):
         raise SourceError(
-            f"the split leaves {len(train)} training events and {len(rest)} hidden pairs; both need at least one"
+            f"the split leaves {len(train)} training events and {len(rest)} hidden pairs; both need at least one: "
+            "ingest more events, or take a cut that does not lie at their edge"
         )
     keys = list(graph.items.keys)
     random.Random(f"{name} rows").shuffle(keys)  # noqa: S311
@@ -301,7 +302,8 @@ def split_shop(
     )
     if train.is_empty() or hidden.is_empty():
         raise SourceError(
-            f"the split leaves {len(train)} training events and {len(hidden)} hidden pairs; both need at least one"
+            f"the split leaves {len(train)} training events and {len(hidden)} hidden pairs; both need at least one: "
+            "ingest more events, or take a cut that does not lie at their edge"
         )
     _check(train, hidden, rest, at)
 

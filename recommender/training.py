@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from encoders.content import ItemFacts
 from kg import snapshot
 from kg.errors import WorkspaceError
 from recommender.changed import save_digests
 from recommender.similar_text import replace_similar_text
 
 if TYPE_CHECKING:
+    from kg.snapshot import KnowledgeGraph
     from kg.workspace import Workspace
+    from recommender.ranker import Ranker
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the steps done and the steps in all."""
@@ -35,6 +38,8 @@ class TrainReport:
     seed: int
     seconds: float
     metrics: dict[str, Any]
+    notes: tuple[str, ...]
+    """What is degraded in the model, in words; empty where nothing is."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as one JSON object."""
@@ -92,4 +97,17 @@ def train(
         seed=seed,
         seconds=round(time.perf_counter() - started, 1),
         metrics=ranker.metrics,
+        notes=_notes(graph, ranker),
+    )
+
+
+def _notes(graph: KnowledgeGraph, ranker: Ranker) -> tuple[str, ...]:
+    told = np.array([bool(text.strip()) for text in ItemFacts.of(graph).sentences()])
+    unread = int((told & ~ranker.text_vectors.any(axis=1)).sum())
+    if not unread:
+        return ()
+    return (
+        f"the text model cannot read {unread:,} of {told.sum():,} item texts, whose script is not in its vocabulary: "
+        "they are compared by their words and characters alone; a sentence-transformers model that reads them can be "
+        "given with --text-model",
     )

@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -54,6 +53,8 @@ class ProcessStore:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # An interrupt from the keyboard goes to the whole group: the parent decides, and its end closes stdin.
+            process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])},
         )
         try:
@@ -166,8 +167,6 @@ def serve() -> None:
     """The child: open the address in ``sys.argv[1]``, answer calls until ``close`` or the end of stdin."""
     from kg.stores.embedded import EmbeddedStore
 
-    # An interrupt from the keyboard reaches the whole group; the parent decides, and its end closes stdin.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # Nothing that a library prints may get between the messages.
     os.dup2(2, 1)

@@ -72,6 +72,21 @@ def test_new_items_go_to_those_whose_taste_they_are(job: Job, engine: Engine) ->
     assert np.mean(ours) > np.mean(chance) + 0.2
 
 
+@pytest.mark.parametrize("new_share", [0.1, 0.5])
+def test_new_items_get_the_share_of_the_slots_that_the_shop_sets(job: Job, engine: Engine, new_share: float) -> None:
+    """Over all customers about the share; and each of them has the list that a call of their own gives."""
+    together = engine.recommend(engine.user_ids, k=10, new_share=new_share)
+    assert together.notes == ()
+    share = np.mean([row.item_id in job.tastes.new_items for row in together])
+    assert share == pytest.approx(new_share, abs=0.02)
+    for user_id in engine.user_ids[:5]:
+        alone = engine.recommend(user_id, k=10, new_share=new_share)
+        expected = [row for row in together if row.user_id == user_id]
+        assert [row.item_id for row in alone] == [row.item_id for row in expected]
+        assert [row.score for row in alone] == pytest.approx([row.score for row in expected], rel=1e-3)
+        assert [row.score for row in alone] == sorted((row.score for row in alone), reverse=True)
+
+
 def test_every_explanation_is_true_in_the_store(job: Job, engine: Engine) -> None:
     """Each path's edges are there, asked for one by one; the printed Cypher returns the first path among its rows."""
     answer = engine.recommend(engine.user_ids[:25], k=5, pool="new", explain=True)

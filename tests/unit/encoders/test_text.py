@@ -18,6 +18,14 @@ def test_vectors_are_unit_rows_and_blank_texts_are_near_nothing(text_encoder: Te
     assert np.abs(vectors[0] - vectors[4]).max() > 1e-3
 
 
+def test_a_text_in_a_script_that_the_model_does_not_have_is_near_nothing(text_encoder: TextEncoder) -> None:
+    """The model knows Latin letters: the kettle's other half is read, the pot and the blank are not."""
+    texts = ["手冲咖啡壶", "不锈钢 kettle", "ab 手", " ", "red"]
+    np.testing.assert_array_equal(text_encoder.reads(texts), [False, True, True, False, True])
+    assert text_encoder.encode(texts).any(axis=1).tolist() == text_encoder.reads(texts).tolist()
+    assert text_encoder.reads([]).shape == (0,)
+
+
 def test_no_texts_are_no_rows(text_encoder: TextEncoder) -> None:
     assert text_encoder.encode([]).shape == (0, text_encoder.embedding_size)
 

@@ -352,3 +352,46 @@ def test_items_described_by_events(tmp_path):
         file, ("item_id",), ("item_id",), rejects, lambda _: None, items=items, item_fields=("item_id", "title")
     )
     assert (chunk.rows, chunk.items) == ([{"item_id": "tent"}], [{"item_id": "tent", "title": "tent"}])
+
+
+# --- what nothing reads ---
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl", "items.parquet"])
+def test_columns_that_nothing_reads_are_named(tmp_path, name):
+    frame = pl.DataFrame({"item_id": ["1"], "tilte": ["x"], "zzz": ["y"], "price": [2]})
+    pack = {"items.csv": frame.write_csv, "items.jsonl": frame.write_ndjson, "items.parquet": lambda: parquet(frame)}
+    path = write(tmp_path, name, pack[name]())
+    rejects = Rejects(lambda: tmp_path / "rejects.jsonl")
+    file = SourceFile(path, name.partition(".")[2])
+    rows = [row for chunk in read_rows(file, ("item_id",), FIELDS, rejects, lambda _: None) for row in chunk.rows]
+    assert len(rows) == 1
+    assert rejects.ignored_columns == {name: {"tilte": "title", "zzz": None}}
+
+
+def test_a_field_of_a_single_line_is_seen_and_a_file_without_surplus_is_not_named(tmp_path):
+    lines = "".join(f'{{"item_id": "{num}"}}\n' for num in range(CHUNK)) + '{"item_id": "x", "pirce": 1}\n'
+    rejects = Rejects(lambda: tmp_path / "rejects.jsonl")
+    for name, text in (("a.jsonl", lines), ("b.jsonl", '{"item_id": "1"}\n')):
+        file = SourceFile(write(tmp_path, name, text), "jsonl")
+        list(read_rows(file, ("item_id",), FIELDS, rejects, lambda _: None))
+    assert rejects.ignored_columns == {"a.jsonl": {"pirce": "price"}}
+
+
+def test_what_a_mapping_reads_or_drops_is_not_named(tmp_path):
+    mapping = TableMapping.model_validate(
+        {"columns": {"item_id": "sku", "title": "name", "price": None}, "attributes": [{"prefix": "t_"}]}
+    )
+    rejects = Rejects(lambda: tmp_path / "rejects.jsonl")
+    text = "sku,name,price,t_cores,title,stock\n1,Phone,9,2,unread,4\n"
+    file = SourceFile(write(tmp_path, "items.csv", text), "csv", mapping)
+    list(read_rows(file, ("item_id",), FIELDS, rejects, lambda _: None))
+    assert set(rejects.ignored_columns["items.csv"]) == {"title", "stock"}
+
+
+def test_columns_that_describe_items_of_events_are_not_named(tmp_path):
+    rejects = Rejects(lambda: tmp_path / "rejects.jsonl")
+    file = SourceFile(write(tmp_path, "sales.csv", "item_id,name,till\n1,tent,3\n"), "csv")
+    items = TableMapping(columns={"title": "name"})
+    list(read_rows(file, ("item_id",), ("item_id",), rejects, lambda _: None, items=items, item_fields=FIELDS))
+    assert rejects.ignored_columns == {"sales.csv": {"till": None}}

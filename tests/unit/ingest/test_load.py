@@ -1,5 +1,6 @@
 import gzip
 import io
+import sys
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -49,6 +50,24 @@ def test_the_report_as_json(good_shop):
     found = good_shop.load().to_json()
     assert set(NAMED) <= set(found)
     assert found["files"]["events.csv"] == {"read": 4, "accepted": 4, "rejected": 0}
+
+
+def test_what_nothing_reads_is_in_the_report_by_name(shop, memory, helpers):
+    shop.write("items.jsonl", [{"item_id": "1", "categroy_path": ["A"]}, {"item_id": "2", "categroy_path": ["B"]}])
+    shop.write("events.csv", "user_id,item_id,timestmp\nu,1,2024-01-01\n").write("products.xlsx", b"")
+    report = shop.load(memory)
+    helpers.check(report)
+    assert report.ignored_columns == {
+        "items.jsonl": {"categroy_path": "category_path"},
+        "events.csv": {"timestmp": "timestamp"},
+    }
+    assert [note.count("did you mean") for note in report.notes] == [1, 1, 0]
+    assert "products.xlsx" in report.notes[2]
+    assert report.to_json()["notes"] == report.notes
+
+
+def test_a_shop_that_is_read_whole_has_no_notes(good_shop):
+    assert good_shop.load().notes == []
 
 
 def test_twice_is_once(good_shop, memory, workspace, helpers):
@@ -438,9 +457,13 @@ def test_only_the_user_id_of_a_customer_is_kept(shop, memory, workspace):
     ]
 
 
-def test_progress_goes_to_stderr_alone(good_shop, capsys):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_goes_to_stderr_alone_and_only_to_a_terminal(good_shop, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     good_shop.load(progress=True)
-    assert capsys.readouterr().out == ""
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert ("reading events.csv" in told.err) == terminal
 
 
 def test_the_wanted_graph_is_a_function_of_the_data(good_shop, workspace, memory):

@@ -16,8 +16,10 @@ from ingest.rows import (
     clean_text,
     clip,
     default_weight,
+    meant_fields,
     parse_timestamp,
     reason_of,
+    say_ignored,
     validate_item,
 )
 from kg.errors import SourceError
@@ -147,6 +149,14 @@ def test_refused_ids(given, code):
     with pytest.raises(PydanticCustomError) as caught:
         clean_id(given)
     assert caught.value.type == code
+
+
+def test_ids_of_numpy_and_pandas():
+    np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    assert [clean_id(value) for value in (np.int32(7), np.float64(7), np.str_("x"))] == ["7", "7", "x"]
+    for value in (pd.NA, pd.NaT, np.array([1, 2]), b"x"):
+        with pytest.raises(PydanticCustomError, match="is no id"):
+            clean_id(value)
 
 
 def test_whole_numbers_with_too_many_digits_for_an_id():
@@ -302,6 +312,21 @@ def test_validate_item_says_what_is_wrong():
         validate_item({"title": "no id"})
     with pytest.raises(SourceError, match="not list"):
         validate_item([1])
+
+
+def test_a_name_that_nothing_reads_is_shown_with_the_one_that_was_meant():
+    known = ("item_id", "title", "category_path", "categories")
+    found = meant_fields(["categroy_path", "TITLE", "zzz"], known)
+    assert found == {"categroy_path": "category_path", "TITLE": "title", "zzz": None}
+    assert (
+        say_ignored(found) == "'categroy_path' (did you mean 'category_path'?), 'TITLE' (did you mean 'title'?), 'zzz'"
+    )
+
+
+def test_many_names_that_nothing_reads_are_counted():
+    told = say_ignored(meant_fields([f"{num}" for num in range(12)], ["title"]))
+    assert told.endswith("'9' and 2 more")
+    assert len(say_ignored({"x" * 1_000: None})) < 100
 
 
 def test_clip():

@@ -72,13 +72,18 @@ class AlphabeticalRanker:
         k: int,
         pool: str,
         exclude: Sequence[np.ndarray] | None = None,
+        boost: np.ndarray | None = None,
     ) -> Ranking:
-        nums = np.full((len(histories), k), -1)
+        nums, values = np.full((len(histories), k), -1), np.full((len(histories), k), -np.inf)
         for row, history in enumerate(histories):
-            hidden = history if exclude is None else np.concatenate([history, exclude[row]])
-            allowed = [n for n in range(len(self.item_ids)) if n not in hidden and (pool == "all" or self.is_cold[n])]
-            nums[row, : len(allowed[:k])] = allowed[:k]
-        return Ranking(nums, np.tile(1.0 / (1 + np.arange(k)), (len(histories), 1)))
+            scores = 1.0 / (1 + np.arange(len(self.item_ids)))
+            scores += 0 if boost is None else boost
+            scores[history if exclude is None else np.concatenate([history, exclude[row]])] = -np.inf
+            if pool == "new":
+                scores[~self.is_cold] = -np.inf
+            best = [n for n in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[n])]
+            nums[row, : len(best)], values[row, : len(best)] = best, scores[best]
+        return Ranking(nums, values)
 
     def read(self, histories: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return histories
@@ -120,3 +125,17 @@ def bought_since(tmp_path: Path, store: GraphStore, graph: KnowledgeGraph) -> En
     store.write_edges(schema.INTERACTED, since.with_columns(source=pl.lit("behaviour")))
     workspace = Workspace.create(tmp_path / "w", store="memory:")
     return Engine(workspace, store, snapshot(store, until=None), ranker)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Engine:
+    """Customers 1 and 2, items 10, 20 and 30, which is new: ids as numbers, as many shops have them."""
+    store = open_store("memory:")
+    store.write_nodes(schema.PRODUCT, pl.DataFrame({"key": ["10", "20", "30"]}))
+    store.write_nodes(schema.CUSTOMER, pl.DataFrame({"key": ["1", "2"]}))
+    facts = pl.DataFrame({"head": ["1", "2"], "tail": ["10", "20"], "position": [0, 0], "weight": [1.0, 1.0]})
+    store.write_edges(schema.INTERACTED, facts.with_columns(source=pl.lit("behaviour")))
+    store.set_mark("numbers")
+    graph = snapshot(store, until=None)
+    workspace = Workspace.create(tmp_path / "numbers", store="memory:")
+    return Engine(workspace, store, graph, AlphabeticalRanker(graph))  # type: ignore[arg-type]

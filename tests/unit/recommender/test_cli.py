@@ -12,6 +12,7 @@ from kg import Path as WalkPath
 from kg import PathEdge, PathNode
 from recommender import Engine
 from recommender.cli import app, draw, main
+from recommender.results import Audience
 
 runner = CliRunner()
 
@@ -63,6 +64,18 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], tmp_path: Path) 
     assert result.exit_code == 2
 
 
+def test_a_cut_without_the_protocol_that_has_one_is_wrong_usage(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["evaluate", "--workspace", str(tmp_path), "--cut", "2024-01-01"])
+    assert result.exit_code == 2
+    assert "--protocol time" in result.stderr
+
+
+def test_a_folder_that_cannot_be_read_leaves_no_workspace(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["ingest", str(tmp_path / "nowhere"), "--workspace", str(tmp_path / "w")])
+    assert result.exit_code == 1
+    assert not (tmp_path / "w").exists()
+
+
 def test_recommend_prints_json(opened: Engine) -> None:
     result = runner.invoke(
         app, ["recommend", "--workspace", "w", "--user", "u1", "--k", "2", "--pool", "new", "--explain", "--json"]
@@ -88,6 +101,57 @@ def test_users_come_from_a_file_and_lists_go_to_one(opened: Engine, tmp_path: Pa
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert [line["user_id"] for line in lines] == ["u2", "u1"]
     assert "explanation" not in lines[0]
+
+
+def test_each_customer_of_a_file_gets_one_list_and_blank_lines_are_none(opened: Engine, tmp_path: Path) -> None:
+    users = tmp_path / "users.txt"
+    users.write_text("\ufeffu2 \r\n\r\n  \r\nu1\r\nu2\r\n", encoding="utf-8")
+    result = runner.invoke(app, ["recommend", "-w", "w", "--users-file", str(users), "--k", "1", "--json"])
+    assert [row["user_id"] for row in json.loads(result.stdout)["recommendations"]] == ["u2", "u1"]
+    assert "1 lines" in result.stderr
+    twice = runner.invoke(app, ["recommend", "-w", "w", "--user", "u1", "--user", "u1", "--k", "1", "--json"])
+    assert len(json.loads(twice.stdout)["recommendations"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"", "holds no id"), (b" \n\n", "holds no id"), (b"gr\xfc\xdfe", "UTF-8 text")],
+)
+def test_a_users_file_without_ids_is_one_clear_error(tmp_path: Path, content: bytes | None, message: str) -> None:
+    users = tmp_path / "users.txt"
+    if content is not None:
+        users.write_bytes(content)
+    result = run("recommend", "--workspace", str(tmp_path / "w"), "--users-file", str(users))
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert result.stderr.startswith("SourceError: users file")
+    assert message in result.stderr
+
+
+def test_a_path_that_cannot_be_written_is_one_clear_error(
+    opened: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["recommend", "--workspace", "w", "--user", "u1", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["firstshelf", *asked])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"IsADirectoryError: {str(tmp_path)!r} cannot be read or written: Is a directory; check")
+    assert len(told.splitlines()) == 1
+
+
+def test_the_share_of_new_items_is_an_option(opened: Engine, tmp_path: Path) -> None:
+    asked = ["recommend", "-w", "w", "--user", "u1", "--k", "1", "--json"]
+    shown = [
+        json.loads(runner.invoke(app, [*asked, "--new-share", share]).stdout)["recommendations"][0]["item_id"]
+        for share in ("0", "1")
+    ]
+    assert shown == ["tape", "cable"]
+    output = tmp_path / "recs.jsonl"
+    runner.invoke(app, [*asked, "--new-share", "0", "--output", str(output)])
+    assert json.loads(output.read_text(encoding="utf-8"))["item_id"] == "tape"
+    for wrong in (["--new-share", "1.2"], ["--new-share", "-1"], ["--new-share", "0.2", "--pool", "new"]):
+        assert runner.invoke(app, [*asked, *wrong]).exit_code == 2
 
 
 def test_a_bare_history_is_answered(opened: Engine) -> None:
@@ -116,6 +180,25 @@ def test_launch_takes_a_file(opened: Engine, tmp_path: Path) -> None:
     assert "updated 胶水" in told
 
 
+def test_ingest_and_launch_name_what_nothing_reads(opened: Engine, tmp_path: Path) -> None:
+    shop, item = tmp_path / "shop", tmp_path / "item.json"
+    shop.mkdir()
+    (shop / "items.csv").write_text("item_id,tilte\n1,x\n", encoding="utf-8")
+    for as_json in ([], ["--json"]):
+        loaded = runner.invoke(app, ["ingest", str(shop), "-w", str(tmp_path / "w"), *as_json])
+        assert "note: 'items.csv' has columns that nothing reads: 'tilte' (did you mean 'title'?)\n" in loaded.stderr
+    assert json.loads(loaded.stdout)["ignored_columns"] == {"items.csv": {"tilte": "title"}}
+    item.write_text('{"item_id": "x", "tilte": "y"}', encoding="utf-8")
+    told = runner.invoke(app, ["launch", str(item), "-w", "w", "--json"])
+    assert "note: fields that nothing reads: 'tilte' (did you mean 'title'?)\n" in told.stderr
+    assert "tilte" in json.loads(told.stdout)["notes"][0]
+
+
+def test_nobody_left_to_name_is_said(opened: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "audience_for", lambda self, item_id, **options: Audience(item_id, ()))
+    assert "nobody is left" in runner.invoke(app, ["audience", "glue", "-w", "w"]).stderr
+
+
 def test_audience_and_similar_answer(opened: Engine) -> None:
     audience = json.loads(runner.invoke(app, ["audience", "epoxy", "-w", "w", "--explain", "--json"]).stdout)
     assert audience["audience"][0]["user_id"] == "u1"
@@ -132,6 +215,27 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "item.json" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_bars_on_a_terminal_and_lines_elsewhere(
+    opened: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(
+        sys, "argv", ["firstshelf", "recommend", "-w", "w", "--user", "u1", "--output", str(tmp_path / "r")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("5 recommendations for 1 customers")
+    assert ("━" in told.err) == terminal
+    assert terminal or told.err == "recommend: done\n"
 
 
 def test_long_names_are_shortened_in_drawings_only() -> None:

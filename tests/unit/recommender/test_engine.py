@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -64,6 +67,57 @@ def test_one_item_is_a_history_too(engine: Engine) -> None:
     assert engine.recommend(history="glue", k=3) == engine.recommend(history=["glue"], k=3)
 
 
+@pytest.mark.parametrize("one", [1, 1.0, np.int64(1), np.int32(1), Decimal(1), " 1 "])
+def test_ids_are_numbers_too_by_the_rule_of_ingest(numbered: Engine, one: Any) -> None:
+    engine = numbered
+    assert engine.recommend(one) == engine.recommend("1")
+    assert engine.recommend(one)[0].user_id == "1"
+    assert engine.recommend(history=[one * 10 if one != " 1 " else 10]) == engine.recommend(history=["10"])
+    assert engine.explain(one, 30) == engine.explain("1", "30")
+    assert engine.audience_for(30).item_id == engine.similar(np.int64(30)).item_id == "30"
+
+
+@pytest.mark.parametrize(
+    "many", [[1, 2], (1, 2), np.array([1, 2]), pd.Series([1, 2]), range(1, 3), (num for num in (1, 2))]
+)
+def test_many_ids_come_in_any_collection(numbered: Engine, many: Any) -> None:
+    assert [row.user_id for row in numbered.recommend(many, k=1)] == ["1", "2"]
+    assert {row.source for row in numbered.recommend([1, 2])} == {"fusion"}
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("nan"), True, b"1", None, pd.NA, [1], {"user_id": 1}])
+def test_an_id_that_is_none_is_one_clear_error(engine: Engine, wrong: Any) -> None:
+    for call in (
+        lambda: engine.recommend([wrong]),
+        lambda: engine.recommend(history=[wrong]),
+        lambda: engine.similar(wrong),
+        lambda: engine.audience_for(wrong),
+        lambda: engine.explain("u1", wrong),
+    ):
+        with pytest.raises(TypeError, match=r"^(user id|item id|history item) .*(is no id|is empty); expected text or"):
+            call()
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a\nb", "x" * 10_000, "half \ud83d"])
+def test_text_that_can_be_no_id_is_an_unknown_one(engine: Engine, text: str) -> None:
+    answer = engine.recommend(text, k=1)
+    assert (answer[0].user_id, answer[0].source) == (text, "popularity")
+    with pytest.raises(UnknownItemError):
+        engine.similar(text)
+
+
+def test_a_k_of_a_billion_takes_no_memory(engine: Engine) -> None:
+    assert len(engine.recommend("u1", k=10**12)) == 5
+    assert len(engine.similar("glue", k=10**12)) == 6
+    assert len(engine.audience_for("epoxy", k=10**12)) == 3
+
+
+def test_who_has_everything_gets_an_empty_list_that_says_so(engine: Engine) -> None:
+    answer = engine.recommend(history=engine.item_ids)
+    assert len(answer) == 0
+    assert answer.notes == ("1 with every item in the history that could be shown: an empty list",)
+
+
 def test_a_shop_without_new_items_says_so(bought_since: Engine) -> None:
     rest = pl.DataFrame({"head": ["u1", "u1"], "tail": ["cable", "stone"], "position": [2, 3], "weight": [1.0, 1.0]})
     bought_since.store.write_edges(schema.INTERACTED, rest.with_columns(source=pl.lit("behaviour")))
@@ -86,6 +140,38 @@ def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
         engine.explain("ghost", "epoxy")
 
 
+@pytest.mark.parametrize("new_share", [-0.1, 1.1, float("nan")])
+def test_a_share_must_be_one(engine: Engine, new_share: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        engine.recommend("u1", new_share=new_share)
+
+
+def test_a_share_has_no_meaning_where_all_are_new(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="pool 'all'"):
+        engine.recommend("u1", pool="new", new_share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("new_share", "shown"),
+    [(None, ["cable", "epoxy"]), (0.0, ["tape", "cable"]), (0.5, ["tape", "cable"]), (1.0, ["cable", "epoxy"])],
+)
+def test_a_share_is_the_shops_and_not_the_calls(engine: Engine, new_share: float | None, shown: list[str]) -> None:
+    """Asked alone, in company or as a bare history: one list. The only known item that u1 may see is the tape."""
+    together = [
+        row for row in engine.recommend(["u2", "u1", "nobody"], k=2, new_share=new_share) if row.user_id == "u1"
+    ]
+    assert [row.item_id for row in together] == shown
+    assert list(engine.recommend("u1", k=2, new_share=new_share)) == together
+    bare = engine.recommend(history=["glue", "drill"], k=2, new_share=new_share)
+    assert [(row.item_id, row.score) for row in bare] == [(row.item_id, row.score) for row in together]
+
+
+def test_a_share_that_the_shop_does_not_have_is_said(engine: Engine) -> None:
+    assert engine.recommend("u1", k=2, new_share=0.5).notes == ()
+    note = "50% new items in a list of 20 cannot be had: the shop has 4 new items and 3 others"
+    assert engine.recommend("u1", k=20, new_share=0.5).notes == (note,)
+
+
 def test_explanations_come_with_cypher_and_null_where_there_is_no_path(engine: Engine) -> None:
     rows = {row.item_id: row for row in engine.recommend("u1", k=4, pool="new", explain=True)}
     assert rows["stone"].explanation is None
@@ -104,6 +190,11 @@ def test_audience_leaves_owners_out_and_heavier_scores_come_first(engine: Engine
 def test_similar_says_which_neighbours_are_new(engine: Engine) -> None:
     cold = {row.item_id: row.cold for row in engine.similar("glue", k=10)}
     assert cold == {"cable": True, "drill": False, "epoxy": True, "saw": True, "stone": True, "tape": False}
+
+
+def test_what_has_nothing_in_common_is_no_neighbour(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine._ranker, "similar", lambda num, k: (np.array([1, 2, 3]), np.array([0.5, 0.0, -0.1])))
+    assert [row.score for row in engine.similar("glue")] == [0.5]
 
 
 def launched(engine: Engine, **fields: Any) -> Any:
@@ -245,6 +336,13 @@ def test_a_launch_that_cannot_be_finished_does_not_keep_the_workspace_shut(
         assert engine.recommend("u1", k=3)
         engine.close()
     assert open_engine().explain("u1", "super-epoxy") is not None
+
+
+def test_a_launch_names_the_fields_that_nothing_reads(engine: Engine) -> None:
+    assert not any("nothing reads" in note for note in launched(engine).notes)
+    launch = launched(engine, item_id="x", categroy_path=["Tools"], zzz=1)
+    assert "'categroy_path' (did you mean 'category_path'?), 'zzz'" in launch.notes[0]
+    assert launch.to_json()["notes"] == list(launch.notes)
 
 
 def test_a_launch_of_a_bad_item_names_the_field(engine: Engine) -> None:

@@ -210,6 +210,9 @@ def test_a_workspace_is_evaluated_and_left_as_it_was(workspace, protocol, cut):
     assert seen[-1] == ("evaluate", 1, 1)
     if protocol == "time":
         assert found.cut == (cut or splits.default_cut(_graph(workspace)))
+        assert cut is None or "everything from 1970-01-01 00:23:20+00:00 on" in str(found)
+    heads = [line.split() for line in str(found).splitlines() if "novelty" in line]
+    assert heads[0][-2:] == ["novelty", "miscalibration"]
     after = {file: file.read_bytes() for file in workspace.path.rglob("*") if file.is_file()}
     assert set(after) == set(before)
     assert [file.name for file in after if after[file] != before[file] and "lock" not in file.name] == []
@@ -226,6 +229,8 @@ def _graph(workspace):
 def test_what_can_not_be_evaluated_says_why(workspace, tmp_path):
     with pytest.raises(ValueError, match="at least one seed"):
         evaluation.evaluate(workspace, seeds=())
+    with pytest.raises(ValueError, match="protocol 'time'"):
+        evaluation.evaluate(workspace, cut="2024-01-01")
     with pytest.raises(SourceError, match="hidden pairs"):
         evaluation.evaluate(workspace, protocol="time", cut="2030-01-01", fit=popular)
     with pytest.raises(SourceError, match="no time"):

@@ -94,15 +94,18 @@ def test_neither_new_nor_known_items_flood_the_list(ranker: Ranker, histories: l
     assert ranker.is_cold.mean() / 4 < share < ranker.is_cold.mean() * 4
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
-def test_new_share_is_a_policy(ranker: Ranker, histories: list[np.ndarray], share: float) -> None:
-    nums = ranker.rank(histories, k=10, pool="all", new_share=share).item_nums
-    assert ranker.is_cold[nums].mean() == pytest.approx(share, abs=0.04)
-
-
-def test_new_share_must_be_a_share(ranker: Ranker, histories: list[np.ndarray]) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        ranker.rank(histories, k=10, pool="all", new_share=1.5)
+def test_a_boost_is_added_to_the_score_before_ranking(ranker: Ranker, histories: list[np.ndarray]) -> None:
+    plain = ranker.rank(histories[:3], k=90, pool="all")
+    boost = np.zeros(80, dtype=np.float32)
+    boost[[5, 70]], boost[71] = 50, -np.inf
+    boosted = ranker.rank(histories[:3], k=90, pool="all", boost=boost)
+    for row, history in enumerate(histories[:3]):
+        before = dict(zip(plain.item_nums[row].tolist(), plain.scores[row], strict=True))
+        after = dict(zip(boosted.item_nums[row].tolist(), boosted.scores[row], strict=True))
+        assert set(boosted.item_nums[row, :2]) == {5, 70} if 5 not in history else boosted.item_nums[row, 0] == 70
+        assert 71 not in after
+        assert after[70] == pytest.approx(before[70] + 50, abs=1e-3)
+        assert after[72] == before[72]
 
 
 def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:

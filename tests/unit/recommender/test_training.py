@@ -30,6 +30,8 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def fit(graph: KnowledgeGraph, **options: Any) -> SimpleNamespace:
         calls.append({"graph": graph, **options})
         vectors = np.eye(len(graph.items), 16, dtype=np.float32)
+        if options["text_model"] == "blind to stones":
+            vectors[graph.items.num("stone")] = 0
         vectors[graph.items.num("epoxy")] = vectors[graph.items.num("glue")]
         options["checkpoint"].mkdir(parents=True)
         return SimpleNamespace(
@@ -51,6 +53,14 @@ def test_training_saves_the_model_and_writes_similar_text(tmp_path: Path, fitted
     store = workspace.open_store()
     assert store.edges(schema.SIMILAR_TO).select("head", "tail").rows() == [("epoxy", "glue")]
     store.close()
+
+
+def test_texts_that_the_model_cannot_read_are_counted_in_a_note(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
+    workspace = workspace_with_shop(tmp_path)
+    assert train(workspace).notes == ()
+    (note,) = train(workspace, text_model="blind to stones").notes
+    assert note.startswith("the text model cannot read 1 of 7 item texts")
+    assert "--text-model" in note
 
 
 def test_training_again_replaces_the_model(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:

@@ -78,6 +78,19 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     reopened.close()
 
 
+def test_an_interrupt_from_the_keyboard_does_not_reach_the_child(tmp_path: Path) -> None:
+    """Ctrl-C goes to the group of the terminal: sent to the parent's, it leaves the child answering."""
+    program = (
+        "import os, signal; from kg.stores.process import ProcessStore; os.setsid()\n"
+        f"store = ProcessStore('file:{tmp_path}/graph')\n"
+        "try:\n    os.killpg(0, signal.SIGINT); signal.pause()\n"
+        "except KeyboardInterrupt: print(store.get_mark())\n"
+        "store.close()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "None\n", "")
+
+
 def test_a_path_that_cannot_hold_a_graph_is_an_error_at_opening(tmp_path: Path) -> None:
     (tmp_path / "graph.kgl").write_text("not a graph")
     with pytest.raises(StoreError):

@@ -1,0 +1,60 @@
+"""``boost_for``: how far the scores of new items are shifted so that they get a share of the slots that a shop sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recommender.ranker import Ranker
+
+_N_SAMPLE: Final = 256
+_MOST: Final = 30.0
+"""Log odds: scores of two items never lie so far apart, and more would round probabilities to 1."""
+
+
+def boost_for(
+    ranker: Ranker,
+    histories: Sequence[NDArray[np.int64]],
+    *,
+    k: int,
+    new_share: float,
+    is_new: NDArray[np.bool_],
+) -> float:
+    """The log odds to be added to new items so that they get ``new_share`` of the slots of these histories' lists.
+
+    A list's j-th new item is in it where its score and the boost beat the known item that it would push out, the
+    (k + 1 - j)-th: so every new slot has its own least boost, and the one that gives the share is a quantile of those.
+    Of several that give it, the one nearest 0 is taken: scores move no farther than the share asks.
+
+    Args:
+        ranker: ranks all items.
+        histories: of the shop's customers, always the same ones; 256 of them, evenly spaced, are ranked.
+        k: list length.
+        new_share: from 0 (new items come last) to 1 (they come first).
+        is_new: the items that count as new, shape (I,).
+    """
+    if not 0 < new_share < 1:
+        return _MOST if new_share else -_MOST
+    picked = np.linspace(0, len(histories) - 1, min(len(histories), _N_SAMPLE)).astype(np.int64)
+    sample = [histories[row] for row in picked]
+    new, known = (
+        ranker.rank(sample, k=k, pool="all", boost=np.where(shown, np.float32(0), -np.float32(np.inf))).scores
+        for shown in (is_new, ~is_new)
+    )
+    there = np.isfinite(new)
+    n_slots = np.minimum(there.sum(axis=1) + np.isfinite(known).sum(axis=1), k).sum()
+    least = (known[:, ::-1][there] - new[there]).astype(np.float64)
+    # -inf: the list is not full without this new item, so that it is in it whatever the boost.
+    wanted = max(0, round(new_share * n_slots) - int(np.isneginf(least).sum()))
+    ascending = np.concatenate([[-np.inf], np.sort(least[np.isfinite(least)]), [np.inf]])
+    above, below = ascending[min(wanted, len(ascending) - 2) :][:2]
+    if above < 0 < below:
+        return 0.0
+    if np.isfinite(above) and np.isfinite(below):
+        return float((above + below) / 2)
+    return float(above + 1 if np.isfinite(above) else below - 1)
