@@ -23,8 +23,11 @@ from recommender.results import (
     Launch,
     Neighbour,
     Neighbours,
+    Origin,
     Recommendation,
     Recommendations,
+    Score,
+    Scores,
 )
 from recommender.similar_text import replace_similar_text
 
@@ -167,6 +170,33 @@ class Engine:
     ) -> tuple[str, ...]:
         """What is degraded in the answer of ``recommend`` for these users, in words; empty where nothing is."""
         return self._notes([self._history(user_id) for user_id in user_ids], k, pool, new_share)
+
+    def score(self, users: str | Sequence[str], item_ids: str | Sequence[str]) -> Scores:
+        """How likely each user is to take each item up: every user with every item, for candidates of your own.
+
+        A score is the calibrated probability that ``recommend`` shows for the same pair; an item that the user has
+        already gets one too.
+
+        Args:
+            users: one user id or many; without a known history the score is what the item would get from anyone,
+                marked ``source="popularity"``.
+            item_ids: one item id or many.
+
+        Raises:
+            UnknownItemError: the workspace does not hold an item.
+        """
+        user_ids = [users] if isinstance(users, str) else list(users)
+        asked = [item_ids] if isinstance(item_ids, str) else list(item_ids)
+        item_nums = np.array([self._item_num(item_id) for item_id in asked], dtype=np.int64)
+        rows: list[Score] = []
+        for start in range(0, len(user_ids), _USERS_AT_ONCE):
+            part = user_ids[start : start + _USERS_AT_ONCE]
+            histories = [self._history(user_id) for user_id in part]
+            chances = _probability(self._ranker.score(histories, item_nums)).tolist()
+            for user_id, history, row in zip(part, histories, chances, strict=True):
+                source: Origin = "fusion" if self._is_readable(history) else "popularity"
+                rows += [Score(user_id, item_id, chance, source) for item_id, chance in zip(asked, row, strict=True)]
+        return Scores(tuple(rows))
 
     def launch(self, item: Mapping[str, Any], *, audience: int = 20, neighbours: int = 10) -> Launch:
         """Put a product live: in the graph, encoded, indexed, recommendable when this call returns. No retraining.

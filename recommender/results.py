@@ -115,6 +115,37 @@ class Recommendations(Sequence[Recommendation]):
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a user is to take an item up, on the scale of ``Recommendation.score``."""
+
+    user_id: str
+    item_id: str
+    score: float
+    source: Origin
+
+
+@dataclass(frozen=True)
+class Scores(Sequence[Score]):
+    """Every user with every item, in the order asked for, users first."""
+
+    rows: tuple[Score, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One dict per pair."""
+        return [asdict(row) for row in self.rows]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per pair."""
+        return _frame(self.to_json())
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbour:
     """A product beside another one; ``score`` is higher for closer."""
 

@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import psutil
 from baselines import METHODS, WARM_ONLY, NotDefinedError, _tfidf, rank
 from cases import SETS, Case, load_case, make_split
+from cells import is_done, provenance, say, write
 from product import CONTROLS, NAME, ControlNotDefinedError, run_product
 from scipy import sparse
 from trained import TRAINED
@@ -58,8 +54,8 @@ def main() -> None:
                 )
                 cell = cell.with_name(cell.name + ".json")
                 facts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-                if not options.again and _is_done(cell, facts["data_hash"]):
-                    _say(f"{name} {options.protocol} seed {seed}  {method:32s} is there")
+                if not options.again and is_done(cell, facts["data_hash"]):
+                    say(f"{name} {options.protocol} seed {seed}  {method:32s} is there")
                     continue
                 case = case or load_case(folder, seed)
                 _measure_cell(options, case, folder, name, method, seed, cell, facts)
@@ -85,13 +81,7 @@ def _measure_cell(
         "method": method,
         "seed": seed,
         "split": facts,
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "changed": bool(
-            _git("status", "--porcelain", "--", "kg", "ingest", "encoders", "recommender", "benchmarks/quality/*.py")
-        ),
-        "command": _command_line(options),
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu_count": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)},
+        **provenance(_command_line(options)),
     }
     try:
         if method == NAME or method in CONTROLS:
@@ -109,8 +99,8 @@ def _measure_cell(
             lists = {pool: rank(case, fitted.score, users[pool], shown, _LONG) for pool, shown in pools.items()}
             result |= {"chosen": fitted.chosen, "fit_seconds": round(fit_seconds, 1)}
     except (NotDefinedError, ControlNotDefinedError) as error:
-        _write(cell, {**result, "not_defined": str(error)})
-        _say(f"{name} {options.protocol} seed {seed}  {method:32s} not defined: {error}")
+        write(cell, {**result, "not_defined": str(error)})
+        say(f"{name} {options.protocol} seed {seed}  {method:32s} not defined: {error}")
         return
     result["seconds"] = round(time.perf_counter() - started, 1)
     result["pools"] = {}
@@ -118,12 +108,12 @@ def _measure_cell(
         result["pools"][pool] = _numbers(case, lists[pool], users[pool], shown)
     if "all" in lists:
         result["pools"]["warm only"] = _warm_only(case, lists["all"], users["all"])
-    _write(cell, result)
+    write(cell, result)
     kept = options.work / "lists" / name / options.protocol
     kept.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(kept / f"{cell.stem}.npz", **{pool: values.astype(np.int32) for pool, values in lists.items()})
     shown = "  ".join(f"{pool} {numbers['means'][f'ndcg@{K}']:.4f}" for pool, numbers in result["pools"].items())
-    _say(f"{name} {options.protocol} seed {seed}  {method:32s} NDCG@{K} {shown}  {result['seconds']} s")
+    say(f"{name} {options.protocol} seed {seed}  {method:32s} NDCG@{K} {shown}  {result['seconds']} s")
 
 
 def _pools(case: Case, protocol: str) -> dict[str, NDArray[np.bool_]]:
@@ -199,7 +189,7 @@ def _compare(options: argparse.Namespace, name: str) -> None:
             cells.setdefault(cell["method"], {})[cell["seed"]] = {"cell": cell, "lists": lists}
     ours = cells.get(NAME)
     if not ours:
-        _say(f"{name} {options.protocol}: no comparison without a cell of the product")
+        say(f"{name} {options.protocol}: no comparison without a cell of the product")
         return
     seeds = sorted(ours)
     compared: list[dict[str, Any]] = []
@@ -231,8 +221,8 @@ def _compare(options: argparse.Namespace, name: str) -> None:
                         "p_holm": corrected[method],
                     }
                 )
-    _write(folder / "comparison.json", {"set": name, "protocol": options.protocol, "seeds": seeds, "against": compared})
-    _say(f"{name} {options.protocol}: {len(compared)} comparisons with the product, seeds {seeds}")
+    write(folder / "comparison.json", {"set": name, "protocol": options.protocol, "seeds": seeds, "against": compared})
+    say(f"{name} {options.protocol}: {len(compared)} comparisons with the product, seeds {seeds}")
 
 
 def _gather(
@@ -303,31 +293,10 @@ def _methods(options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(method for name in asked for method in groups.get(name, [name])))
 
 
-def _is_done(cell: Path, data_hash: str) -> bool:
-    return cell.exists() and json.loads(cell.read_text(encoding="utf-8"))["split"]["data_hash"] == data_hash
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    written = file.with_name(file.name + ".part")
-    written.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    written.replace(file)
-
-
-def _git(*arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return answer.stdout.strip()
-
-
 def _command_line(options: argparse.Namespace) -> str:
     seeds = " ".join(str(seed) for seed in options.seeds)
     command = f"python benchmarks/quality/leaderboard.py DATA_FOLDER --set {' '.join(options.sets)} --seeds {seeds}"
     return command + (" --protocol warm" if options.protocol == "warm" else "")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def _options() -> argparse.Namespace:

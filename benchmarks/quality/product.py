@@ -97,20 +97,33 @@ def run_product(
     work.mkdir(parents=True)
     if method in CONTROLS:
         shop_folder = _control(shop_folder, work / "shop", method, seed)
-    workspace = str(work / "shop.workspace")
-    steps, lists = {}, {}
-    steps["ingest"], _ = _command(work, "ingest", [str(shop_folder), "--workspace", workspace, "--json"])
-    steps["train"], trained = _command(work, "train", ["--workspace", workspace, "--seed", str(seed), "--json"])
+    workspace, steps, trained = train_product(shop_folder, work, seed=seed)
+    lists = {}
     for pool, users in pools.items():
         asked, answer = work / f"users-{pool}.txt", work / f"recommendations-{pool}.jsonl"
         asked.write_text("".join(f"{case.users[user]}\n" for user in users), encoding="utf-8")
-        options = ["--workspace", workspace, "--users-file", str(asked), "--pool", pool, "--k", str(k)]
+        options = ["--workspace", str(workspace), "--users-file", str(asked), "--pool", pool, "--k", str(k)]
         steps[f"recommend {pool}"], _ = _command(
             work, f"recommend-{pool}", [*options, "--output", str(answer), "--json"]
         )
         lists[pool] = _read_lists(case, answer, users, k)
     shutil.rmtree(workspace)
     return Run(lists, steps, trained)
+
+
+def train_product(
+    shop_folder: Path, work: Path, *, seed: int
+) -> tuple[Path, dict[str, dict[str, float]], dict[str, Any]]:
+    """Ingest and train: the workspace under ``work``, what the commands took, and what ``train --json`` reported.
+
+    Raises:
+        RuntimeError: a command failed; the message ends with what it wrote to stderr.
+    """
+    workspace, steps = work / "shop.workspace", {}
+    place = ["--workspace", str(workspace)]
+    steps["ingest"], _ = _command(work, "ingest", [str(shop_folder), *place, "--json"])
+    steps["train"], trained = _command(work, "train", [*place, "--seed", str(seed), "--json"])
+    return workspace, steps, trained
 
 
 def _command(work: Path, log: str, arguments: Sequence[str]) -> tuple[dict[str, float], dict[str, Any]]:

@@ -88,6 +88,10 @@ class AlphabeticalRanker:
     def read(self, histories: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return histories
 
+    def score(self, histories: Sequence[np.ndarray], item_nums: np.ndarray) -> np.ndarray:
+        """Log odds: minus the item's number, and the length of the history."""
+        return np.array([[len(history) - float(num) for num in item_nums] for history in histories], dtype=np.float32)
+
     def audience(self, item_num: int, histories: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([float(len(history)) for history in histories])
 

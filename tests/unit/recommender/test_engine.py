@@ -127,6 +127,21 @@ def test_a_shop_without_new_items_says_so(bought_since: Engine) -> None:
     assert "nothing is new" in answer.notes[0]
 
 
+def test_scores_are_probabilities_of_every_pair_in_the_order_asked(engine: Engine) -> None:
+    scores = engine.score(["u2", "nobody"], ["epoxy", "cable"])
+    assert [(row.user_id, row.item_id, row.source) for row in scores] == [
+        ("u2", "epoxy", "fusion"),
+        ("u2", "cable", "fusion"),
+        ("nobody", "epoxy", "popularity"),
+        ("nobody", "cable", "popularity"),
+    ]
+    for row in scores:
+        log_odds = (2 if row.user_id == "u2" else 0) - engine.item_ids.index(row.item_id)
+        assert row.score == pytest.approx(1 / (1 + np.exp(-log_odds)))
+    assert engine.score("u2", "cable")[0] == scores[1]
+    assert len(engine.score([], "cable")) == 0
+
+
 def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
     with pytest.raises(ValueError, match="exactly one"):
         engine.recommend()
@@ -136,6 +151,8 @@ def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
         engine.recommend("u1", pool="cold")  # type: ignore[arg-type]
     with pytest.raises(UnknownItemError, match="firstshelf launch"):
         engine.similar("ghost")
+    with pytest.raises(UnknownItemError, match="ghost"):
+        engine.score("u1", ["epoxy", "ghost"])
     with pytest.raises(UnknownUserError, match="ghost"):
         engine.explain("ghost", "epoxy")
 

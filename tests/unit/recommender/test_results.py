@@ -1,7 +1,17 @@
 from __future__ import annotations
 
 from kg import Path, PathEdge, PathNode
-from recommender.results import Audience, AudienceMember, Explanation, Launch, Neighbour, Neighbours, Recommendation
+from recommender.results import (
+    Audience,
+    AudienceMember,
+    Explanation,
+    Launch,
+    Neighbour,
+    Neighbours,
+    Recommendation,
+    Score,
+    Scores,
+)
 from recommender.results import Recommendations as Answer
 
 PATH = Path(
@@ -47,6 +57,9 @@ def test_answers_are_sequences_and_frames() -> None:
     assert answer.to_pandas()["explanation"].tolist() == ["B is like A."]
     neighbours = Neighbours("b", (Neighbour("a", "A", 0.4, False),))
     assert neighbours.to_pandas()["item_id"].tolist() == ["a"]
+    scores = Scores((Score("u1", "b", 0.2, "fusion"),))
+    assert scores.to_json() == [{"user_id": "u1", "item_id": "b", "score": 0.2, "source": "fusion"}]
+    assert scores.to_pandas()["score"].tolist() == [0.2]
     audience = Audience("b", (AudienceMember("u1", 1, 0.3, WHY),), explained=True)
     assert audience.to_pandas()["user_id"].tolist() == ["u1"]
     assert audience.to_json()["audience"][0]["explanation"]["verified"] is True
