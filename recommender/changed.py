@@ -70,9 +70,13 @@ def load_added(ranker: Ranker, folder: Path) -> dict[str, str]:
 
     try:
         digests: dict[str, str] = json.loads((folder / _TRAINED).read_text(encoding="utf-8"))
-        if not (folder / _ADDED).exists():
-            return digests
-        with safe_open(folder / _ADDED, framework="numpy") as file:
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(f"the model in {str(folder)!r} is damaged ({error}); run: firstshelf train") from error
+    added = folder / _ADDED
+    if not added.exists():
+        return digests
+    try:
+        with safe_open(added, framework="numpy") as file:
             about = file.metadata()
             # A process that was open while another one trained keeps what its own, older model has read.
             if about["model"] != ranker.fingerprint:
@@ -82,7 +86,9 @@ def load_added(ranker: Ranker, folder: Path) -> dict[str, str]:
         digests |= json.loads(about["digests"])
         return digests
     except (OSError, ValueError, KeyError, IndexError, TypeError, SafetensorError) as error:
-        raise WorkspaceError(f"the model in {str(folder)!r} is damaged ({error}); run: firstshelf train") from error
+        raise WorkspaceError(
+            f"{str(added)!r} is damaged ({error}); delete it: what it held is read again from the graph"
+        ) from error
 
 
 def changed_items(graph: KnowledgeGraph, digests: dict[str, str]) -> NDArray[np.int64]:

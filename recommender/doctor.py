@@ -135,7 +135,10 @@ def _cold(store: GraphStore) -> tuple[bool, str]:
 def _model(workspace: Workspace) -> tuple[bool, str]:
     if not workspace.model_folder.exists():
         return False, f"not trained; run: firstshelf train --workspace {workspace.path}"
+    from recommender.changed import load_added
     from recommender.engine import load_ranker
 
     ranker = load_ranker(workspace)
-    return True, f"trained on {len(ranker.item_ids):,} items"
+    n_trained = len(ranker.item_ids)
+    load_added(ranker, workspace.model_folder)
+    return True, f"trained on {n_trained:,} items, {len(ranker.item_ids) - n_trained:,} taken up since"

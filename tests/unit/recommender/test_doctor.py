@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import polars as pl
 from tiny_shop import write_shop
@@ -8,6 +10,9 @@ from tiny_shop import write_shop
 from kg import Workspace, schema
 from kg.store import GraphStore
 from recommender.doctor import examine
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def checks(path: Path) -> dict[str, tuple[bool, str]]:
@@ -65,3 +70,16 @@ def test_a_damaged_model_is_an_answer_not_an_exception(tmp_path: Path) -> None:
     model = examine(tmp_path / "w").checks[-1]
     assert (model.name, model.ok) == ("model", False)
     assert "firstshelf train" in model.detail
+
+
+def test_what_was_taken_up_after_training_is_examined_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace.create(tmp_path / "w", store="memory:")
+    workspace.model_folder.mkdir()
+    monkeypatch.setattr("recommender.engine.load_ranker", lambda workspace: SimpleNamespace(item_ids=("a", "b")))
+    (workspace.model_folder / "digests.json").write_text("{}")
+    model = examine(tmp_path / "w").checks[-1]
+    assert (model.ok, model.detail) == (True, "trained on 2 items, 0 taken up since")
+    (workspace.model_folder / "added.safetensors").write_bytes(b"half of it")
+    model = examine(tmp_path / "w").checks[-1]
+    assert not model.ok
+    assert "delete it" in model.detail
