@@ -36,11 +36,14 @@ def _lasting(address: str | None) -> str | None:
 
 
 StoreOption = Annotated[
-    str | None, typer.Option(callback=_lasting, help="file:PATH, neo4j://HOST:PORT, bolt://HOST:PORT.")
+    str | None,
+    typer.Option(
+        callback=_lasting, help="file:PATH, neo4j://HOST:PORT, bolt://HOST:PORT; embedded in the workspace by default."
+    ),
 ]
 _INTERRUPTED: Final = 130
 """The exit code that typer makes of Ctrl-C, as shells do."""
-SeedOption = Annotated[int, typer.Option(help="The same data and seed give the same model.")]
+SeedOption = Annotated[int, typer.Option(help="Of all random choices: the same data and seed give the same model.")]
 
 
 @app.command()
@@ -148,9 +151,9 @@ def recommend(
     workspace: WorkspaceOption,
     user: Annotated[list[str] | None, typer.Option(help="A customer; may be given several times.")] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Every customer.")] = False,
-    users_file: Annotated[Path | None, typer.Option(help="One customer id per line.")] = None,
+    users_file: Annotated[Path | None, typer.Option(help="UTF-8 text, one customer id per line.")] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="A bare history, oldest item first, instead of users.")
+        list[str] | None, typer.Option(help="An item of a bare history, instead of users; several times, oldest first.")
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="List length.")] = 20,
     pool: Annotated[Literal["new", "all"], typer.Option(help="new: only items without any interaction.")] = "all",
