@@ -122,6 +122,7 @@ def published_data(tmp_path_factory):
     """The generated shop in the published layouts: half of each customer's items are to be found."""
     folder = tmp_path_factory.mktemp("published")
     generate_shop(folder / "beauty", seed=0)
+    (folder / "beauty" / "categories.ttl").unlink()
     items = [json.loads(line) for line in (folder / "beauty" / "items.jsonl").read_text().splitlines()]
     with (folder / "beauty" / "events.csv").open(encoding="utf-8") as lines:
         bought = sorted({(row["user_id"], row["item_id"]) for row in csv.DictReader(lines)})
