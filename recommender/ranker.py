@@ -44,7 +44,7 @@ _FEWEST_ITEMS: Final = 20
 _FEWEST_USERS: Final = 100
 """New items and customers of them in a span of time below which items are hidden at random instead."""
 _EPOCHS: Final[dict[Stratum, int]] = {"new": 6, "known": 20}
-"""Known items have few examples, all of the last fold: 6 epochs left a fifth of their NDCG behind."""
+"""Known items have few examples, all of the last fold: 6 epochs left up to an eighth of their NDCG behind."""
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
