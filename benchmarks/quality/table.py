@@ -19,6 +19,8 @@ from typing import Any, Final
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PRODUCT: Final = "firstshelf"
 REFERENCE: Final = "as_if_warm"
+SHORTLIST: Final = "recall@150 pooled"
+"""Share of the hidden positives in lists of 150; cells of before it was measured lack it."""
 SHOWN: Final = {
     "firstshelf": "**firstshelf**",
     "blend_ease_graph": "text + EASE carried over + graph walks",
@@ -148,6 +150,9 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
         method: found for method, found in by_method.items() if set(seeds) <= set(found) and method not in controls
     }
 
+    def has(method: str, name: str) -> bool:
+        return all(name in by_method[method][seed]["pools"][pool]["means"] for seed in seeds)
+
     def mean(method: str, name: str) -> float:
         values = [by_method[method][seed]["pools"][pool]["means"][name] for seed in seeds]
         return float(sum(values) / len(values))
@@ -159,14 +164,18 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
     )
     yield f"**{folder.name}, {title}** ({split['n_items']:,} items, {users // len(seeds):,} test users; {hidden})\n"
     intervals = _intervals(folder / view / "comparison.json", pool)
-    column = " firstshelf × it [95 %] |" if intervals else ""
-    yield f"| method | NDCG@20 | Recall@20 |{column}"
-    yield "|---|---|---|" + ("---|" if intervals else "")
+    shortlist = view == "cold" and any(has(method, SHORTLIST) for method in by_method)
+    columns = ["method", "NDCG@20", "Recall@20"]
+    columns += ["in the first 150"] * shortlist + ["firstshelf × it [95 %]"] * bool(intervals)
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
     ranked = sorted((method for method in by_method if method != REFERENCE), key=lambda m: -mean(m, "ndcg@20"))
     for method in [*ranked, *([REFERENCE] if REFERENCE in by_method else [])]:
         name = SHOWN.get(method, method) if method != REFERENCE else "*as if warm (reference, not a method)*"
-        row = f"| {name} | {mean(method, 'ndcg@20'):.4f} | {mean(method, 'recall@20'):.4f} |"
-        yield row + (f" {intervals.get(method, '–')} |" if intervals else "")
+        row = [name, f"{mean(method, 'ndcg@20'):.4f}", f"{mean(method, 'recall@20'):.4f}"]
+        row += [f"{mean(method, SHORTLIST):.1%}" if has(method, SHORTLIST) else "–"] * shortlist
+        row += [intervals.get(method, "–")] * bool(intervals)
+        yield f"| {' | '.join(row)} |"
     if PRODUCT in by_method and REFERENCE in by_method:
         floor = max(ranked, key=lambda m: mean(m, "ndcg@20") if m.startswith("blend_ease") else -1.0)
         ours, low, high = (mean(method, "ndcg@20") for method in (PRODUCT, floor, REFERENCE))

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,45 @@ def test_cells_are_measured_once_and_make_the_table(data, tmp_path):
     assert text.endswith("<!-- results:end -->\nafter\n")
     mean = np.mean([found["tfidf", seed]["means"]["ndcg@20"] for seed in (0, 1)])
     assert f"| TF-IDF | {mean:.4f} |" in text
+    held = np.mean([found["tfidf", seed]["means"]["recall@150 pooled"] for seed in (0, 1)])
+    assert "| method | NDCG@20 | Recall@20 | in the first 150 |" in text
+    assert re.search(rf"\| TF-IDF \| [0-9.]+ \| [0-9.]+ \| {held:.1%} \|", text)
     run("table.py", "--results", tmp_path / "results", "--readme", readme, "--check")
+
+
+def test_pooled_recall_counts_positives_not_users(monkeypatch):
+    """User 0 has one of three positives in a list that ends early, user 1 the only one: 2 of 4, not (1/3 + 1) / 2."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import leaderboard
+
+    relevant = np.zeros((2, 5), dtype=np.float32)
+    relevant[0, [0, 1, 4]] = relevant[1, 2] = 1
+    lists = np.array([[1, 3, -1], [0, 2, 3]])
+    assert leaderboard.pooled_recall(lists, sparse.csr_array(relevant)) == 0.5
+
+
+def write_cells(folder, *cells):
+    """Result files as ``table.py`` reads them: (method, seed, means, more), all of one split of protocol ``items``."""
+    folder.mkdir(parents=True)
+    split = {"protocol": "items", "n_items": 9}
+    pool = "warm only" if folder.name == "warm" else "new"
+    for method, seed, means, more in cells:
+        means = {"n_users": 7, "ndcg@20": 0.1, "recall@20": 0.2, **means}
+        cell = {"method": method, "seed": seed, "split": split, "pools": {pool: {"means": means}}, **more}
+        (folder / f"{method}-{seed}.json").write_text(json.dumps(cell))
+
+
+def test_cells_without_a_shortlist_stay_in_the_table(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import table
+
+    folder = tmp_path / "shop" / "cold"
+    write_cells(folder, ("firstshelf", 0, {"recall@150 pooled": 0.654}, {}), ("tfidf", 0, {}, {}))
+    lines = table.tables(tmp_path).splitlines()
+    assert "| **firstshelf** | 0.1000 | 0.2000 | 65.4% |" in lines
+    assert "| TF-IDF | 0.1000 | 0.2000 | – |" in lines
+    (folder / "firstshelf-0.json").unlink()
+    assert "| TF-IDF | 0.1000 | 0.2000 |" in table.tables(tmp_path).splitlines()
 
 
 @pytest.fixture
