@@ -21,6 +21,7 @@ import numpy as np
 from baselines import METHODS, WARM_ONLY, NotDefinedError, _tfidf, rank
 from cases import SETS, Case, load_case, make_split
 from cells import is_done, provenance, say, write
+from mixing import compare_ways, product_scores
 from product import CONTROLS, NAME, ControlNotDefinedError, run_product
 from scipy import sparse
 from trained import TRAINED
@@ -91,7 +92,13 @@ def _measure_cell(
                 / "runs"
                 / f"{name}-{options.protocol}-{method.replace(', ', '-').replace(' ', '_')}-{seed}"
             )
-            run = run_product(case, folder / "shop", work, method=method, pools=users, seed=seed, k=_LONG)
+
+            def mix(workspace: Path) -> None:
+                scores = product_scores(case, workspace, users["all"])
+                result["mixing"] = compare_ways(scores, case.truth[users["all"]], case.new, k=K)
+
+            look = mix if method == NAME and "all" in users else None
+            run = run_product(case, folder / "shop", work, method=method, pools=users, seed=seed, k=_LONG, look=look)
             lists = run.lists
             result |= {"steps": run.steps, "training": run.training}
         else:

@@ -82,12 +82,21 @@ class Run:
 
 
 def run_product(
-    case: Case, shop_folder: Path, work: Path, *, method: str, pools: dict[str, NDArray[np.int64]], seed: int, k: int
+    case: Case,
+    shop_folder: Path,
+    work: Path,
+    *,
+    method: str,
+    pools: dict[str, NDArray[np.int64]],
+    seed: int,
+    k: int,
+    look: Callable[[Path], None] | None = None,
 ) -> Run:
     """Ingest, train and recommend in a fresh workspace under ``work``; the logs stay there.
 
     Args:
         pools: users (rows of the case) to answer, by pool: ``new`` or ``all``.
+        look: called with the trained workspace before it is removed.
 
     Raises:
         RuntimeError: a command failed; the message ends with what it wrote to stderr.
@@ -107,6 +116,8 @@ def run_product(
             work, f"recommend-{pool}", [*options, "--output", str(answer), "--json"]
         )
         lists[pool] = _read_lists(case, answer, users, k)
+    if look is not None:
+        look(workspace)
     shutil.rmtree(workspace)
     return Run(lists, steps, trained)
 

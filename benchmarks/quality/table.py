@@ -191,6 +191,29 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
                 for cells in (found, by_method[PRODUCT])
             ]
             yield f"| {method.removeprefix(f'{PRODUCT}, ')} | {pair[0]:.4f} | {pair[1]:.4f} |"
+    if PRODUCT in by_method:
+        yield from _mixing_table([by_method[PRODUCT][seed] for seed in seeds])
+
+
+def _mixing_table(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """Ways to merge new and known items, means over the splits of the product's cells that have them.
+
+    The mean of the splits' intervals is no narrower than an interval of the mean would be.
+    """
+    entries = [cell["mixing"] for cell in cells if "mixing" in cell]
+    if not entries:
+        return
+    share = sum(entry["new_share"] for entry in entries) / len(entries)
+    title = f"new and known items in one list, {share:.0%} of it new"
+    yield f"\n| {title} | NDCG@20 of new positives | NDCG@20 of all | ours minus it, new [95 %] |"
+    yield "|---|---|---|---|"
+    for way in entries[0]["ways"]:
+        found = [entry["ways"][way] for entry in entries]
+        new, every = (sum(each[f"ndcg@20 {of}"] for each in found) / len(found) for of in ("new", "all"))
+        apart = zip(*(each["ours minus it"] for each in found if "ours minus it" in each), strict=True)
+        bounds = [sum(values) / len(found) for values in apart]
+        shown = f"{bounds[0]:+.4f} [{bounds[1]:+.4f}, {bounds[2]:+.4f}]" if bounds else "–"
+        yield f"| {way} | {new:.4f} | {every:.4f} | {shown} |"
 
 
 def _published_table(folder: Path, name: str, benchmark: Published) -> Iterator[str]:

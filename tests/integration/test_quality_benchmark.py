@@ -100,6 +100,147 @@ def test_cells_without_a_shortlist_stay_in_the_table(monkeypatch, tmp_path):
     assert "| TF-IDF | 0.1000 | 0.2000 |" in table.tables(tmp_path).splitlines()
 
 
+def test_the_table_shows_how_new_and_known_items_mix(monkeypatch, tmp_path):
+    """Means over the splits that have the entry, of the bounds too; the product's own row is compared with nothing."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import table
+
+    ours = {"ndcg@20 new": 0.3, "ndcg@20 all": 0.2}
+    entries = [
+        {"new_share": 0.2, "ways": {"calibrated": ours, "other": {**ours, "ours minus it": bounds}}}
+        for bounds in ([0.1, 0.05, 0.15], [0.02, -0.03, 0.07])
+    ]
+    cells = [("firstshelf", seed, {}, {"mixing": entry}) for seed, entry in enumerate(entries)]
+    write_cells(tmp_path / "shop" / "warm", *cells, ("firstshelf", 2, {}, {}))
+    lines = table.tables(tmp_path).splitlines()
+    assert lines[-4].startswith("| new and known items in one list, 20% of it new | NDCG@20 of new positives |")
+    assert lines[-2:] == [
+        "| calibrated | 0.3000 | 0.2000 | – |",
+        "| other | 0.3000 | 0.2000 | +0.0600 [+0.0100, +0.1100] |",
+    ]
+
+
+@pytest.fixture
+def mixing(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import mixing
+
+    return mixing
+
+
+@pytest.fixture
+def scored():
+    """Log odds of 12 new and 48 known items for 50 users, who like new ones more or less; a tenth is hidden."""
+    rng = np.random.default_rng(0)
+    is_new = np.arange(60) < 12
+    scores = rng.normal(size=(50, 60)) + np.where(is_new, rng.normal(size=(50, 1)), 1)
+    scores[rng.random(scores.shape) < 0.1] = -np.inf
+    return scores.astype(np.float32), is_new
+
+
+def lists_of(mixing, scores, is_new, new_share, k=20):
+    new, known = (mixing.best_of(scores, inside, k) for inside in (is_new, ~is_new))
+    assert new[1].shape == (len(mixing.WAYS), len(scores), k)
+    return {
+        way: mixing.merge(new[0], of_new, known[0], of_known, new_share)[0]
+        for way, of_new, of_known in zip(mixing.WAYS, new[1], known[1], strict=True)
+    }
+
+
+@pytest.mark.parametrize("new_share", [0.03, 0.2, 0.37])
+def test_every_way_gives_new_items_the_share_and_shows_nothing_hidden(mixing, scored, new_share):
+    scores, is_new = scored
+    for lists in lists_of(mixing, scores, is_new, new_share).values():
+        assert lists.shape == (50, 20)
+        assert is_new[lists].sum() == round(new_share * lists.size)
+        assert np.isfinite(np.take_along_axis(scores, lists, axis=1)).all()
+        assert all(len(set(shown)) == 20 for shown in lists.tolist())
+
+
+def test_calibrated_lists_are_those_of_the_scores_with_the_offset(mixing, scored):
+    scores, is_new = scored
+    (new_nums, new), (known_nums, known) = (mixing.best_of(scores, inside, 20) for inside in (is_new, ~is_new))
+    lists, offset = mixing.merge(new_nums, new[0], known_nums, known[0], 0.2)
+    assert lists.tolist() == np.argsort(-(scores + offset * is_new), axis=1)[:, :20].tolist()
+
+
+def test_only_the_calibrated_way_sees_who_likes_new_items(mixing, scored):
+    """What is added to a user's new items changes nothing where they are normalised or ranked by themselves."""
+    scores, is_new = scored
+    liking = np.where(is_new, np.linspace(-4, 4, 50)[:, None], 0).astype(np.float32)
+    before, after = (lists_of(mixing, given, is_new, 0.2) for given in (scores, scores + liking))
+    same = {way: bool((before[way] == after[way]).all()) for way in mixing.WAYS}
+    assert same == {"calibrated": False, "z-norm switching": True, "reciprocal-rank fusion": True}
+
+
+def test_merits_of_one_stratum_by_hand(mixing):
+    """Known items 1 to 3 score 4, 0 and 2: mean 2, deviation √(8/3). The other user has bought all but one of them."""
+    scores = np.array([[9, 4, 0, 2], [9, -np.inf, 5, -np.inf]], dtype=np.float32)
+    item_nums, merits = mixing.best_of(scores, np.array([False, True, True, True]), 4)
+    assert item_nums.tolist() == [[1, 3, 2, -1], [2, -1, -1, -1]]
+    nothing = -np.inf
+    assert merits[0].tolist() == [[4, 2, 0, nothing], [5, nothing, nothing, nothing]]
+    assert merits[1, 0] == pytest.approx([np.sqrt(1.5), 0, -np.sqrt(1.5), nothing])
+    assert np.exp(merits[2, 0]) == pytest.approx([1 / 61, 1 / 62, 1 / 63, 0])
+    assert merits[1:, 1, 0] == pytest.approx([0, -np.log(61)])
+
+
+def test_a_list_is_filled_with_what_there_is(mixing):
+    """No new item is asked for, but two slots of user 0, who can get one known item, take one, and so does user 1."""
+    scores = np.array([[1, 2, 9], [3, -np.inf, -np.inf], [-np.inf] * 3], dtype=np.float32)
+    for lists in lists_of(mixing, scores, np.array([True, True, False]), 0.0, k=2).values():
+        assert sorted(lists[0].tolist()) == [1, 2]
+        assert lists[1:].tolist() == [[0, -1], [-1, -1]]
+
+
+def test_ways_are_compared_on_the_new_positives(mixing):
+    """User 0 buys both new items, 0 and 1, and the scores say so; user 1 buys the two known ones.
+
+    Half of all slots are for new items. Log odds give them all to user 0. By itself, each stratum looks alike for both
+    users: each gets one new item, then one known.
+    """
+    scores = np.array([[5, 4, 0, -1], [-5, -6, 0, -1]], dtype=np.float32)
+    relevant = sparse.csr_array(np.array([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=np.float32))
+    found = mixing.compare_ways([scores[:1], scores[1:]], relevant, np.array([True, True, False, False]), k=2)
+    assert (found["new_share"], found["n_users"]) == (0.5, {"new": 1, "all": 2})
+    first = 1 / (1 + 1 / np.log2(3))
+    for way, numbers in found["ways"].items():
+        ours = way == "calibrated"
+        assert numbers["cold_share"] == 0.5
+        assert numbers["ndcg@2 new"] == pytest.approx(1 if ours else first, abs=1e-5)
+        assert numbers["ndcg@2 all"] == pytest.approx(1 if ours else 0.5, abs=1e-5)
+        assert numbers.get("ours minus it") == (None if ours else pytest.approx([1 - first] * 3, abs=1e-5))
+
+
+def test_a_warm_cell_of_the_product_says_how_new_and_known_items_mix(monkeypatch, data, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import leaderboard
+
+    seen = []
+
+    def compare_ways(scores, *arguments, **options):
+        seen.extend(scores)
+        return leaderboard_compares(seen, *arguments, **options)
+
+    leaderboard_compares = leaderboard.compare_ways
+    monkeypatch.setattr(leaderboard, "compare_ways", compare_ways)
+    arguments = [data, "--protocol", "warm", "--seeds", 0, "--methods", "firstshelf"]
+    arguments += ["--output", tmp_path / "results", "--work", tmp_path / "work"]
+    monkeypatch.setattr(sys, "argv", ["leaderboard.py", *map(str, arguments)])
+    leaderboard.main()
+    cell = json.loads((tmp_path / "results" / "scientific" / "warm" / "firstshelf-0.json").read_text())
+    found, split = cell["mixing"], cell["split"]
+    assert found["new_share"] == pytest.approx(split["n_cold_items"] / split["n_items"], abs=0.1)
+    assert list(found["ways"]) == ["calibrated", "z-norm switching", "reciprocal-rank fusion"]
+    for numbers in found["ways"].values():
+        assert numbers["cold_share"] == pytest.approx(found["new_share"], abs=1e-3)
+    with np.load(tmp_path / "work" / "lists" / "scientific" / "warm" / "firstshelf-0.npz") as lists:
+        scores = np.concatenate(seen)
+        assert len(scores) == len(lists["all"]) == found["n_users"]["all"]
+        shown = np.take_along_axis(scores, lists["all"][:, :20].astype(np.int64), axis=1)
+        assert np.allclose(shown, -np.sort(-scores, axis=1)[:, :20], atol=1e-4)
+
+
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
