@@ -1,7 +1,9 @@
-"""Fixtures that several rooms' tests share: a store of every kind, and the Neo4j server."""
+"""Fixtures that several rooms' tests share: a store of every kind, the Neo4j server, the demo's workspace."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +26,16 @@ def neo4j_address() -> Iterator[str]:
         for name, value in server.environment.items():
             environment.setenv(name, value)
         yield server.address
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace that ``firstshelf demo`` leaves, trained once for all tests: change a copy, never this one."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [str(Path(sys.executable).with_name("firstshelf")), "demo"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "demo.workspace"
 
 
 def empty_store(kind: str, request: pytest.FixtureRequest) -> GraphStore:

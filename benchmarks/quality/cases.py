@@ -32,6 +32,7 @@ class DataSet:
 
 
 SETS: Final = {
+    "generated": DataSet("generated"),
     "scientific": DataSet("scientific"),
     "beauty": DataSet("beauty"),
     "online_retail": DataSet("online_retail", {"protocol": "time", "cut": "2011-06-01"}),

@@ -31,13 +31,17 @@ def run(*command, cwd):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder as a reader has it: the demo has run there, and a shop and a new item of one's own lie in it."""
+def place(demo):
+    """A folder as a reader has it: the demo has run there, and a shop and a new item of one's own lie in it.
+
+    The shop has every third product of a generated one: nothing here is about how good its lists are.
+    """
     from ingest import generate_shop
 
-    folder = tmp_path_factory.mktemp("reader")
-    run("firstshelf", "demo", cwd=folder)
+    folder = demo.parent
     generate_shop(folder / "shop", seed=1)
+    items = (folder / "shop" / "items.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "shop" / "items.jsonl").write_text("".join(items[::3]), encoding="utf-8")
     (folder / "item.json").write_text(json.dumps(JSON[0]), encoding="utf-8")
     return folder
 

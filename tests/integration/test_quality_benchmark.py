@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brief_shop import write_brief_shop
 from scipy import sparse
-
-from ingest import generate_shop
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "quality"
 
@@ -23,8 +22,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "quality"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    generate_shop(folder / "scientific", seed=0)
-    (folder / "scientific" / "categories.ttl").unlink()
+    write_brief_shop(folder / "generated")
     return folder
 
 
@@ -36,13 +34,14 @@ def run(program, *arguments):
 
 
 def test_cells_are_measured_once_and_make_the_table(data, tmp_path):
-    arguments = [data, "--seeds", 0, 1, "--output", tmp_path / "results", "--work", tmp_path / "work"]
+    arguments = [data, "--set", "generated", "--seeds", 0, 1]
+    arguments += ["--output", tmp_path / "results", "--work", tmp_path / "work"]
     first = run("leaderboard.py", *arguments, "--methods", "random", "tfidf", "ease_carried")
     assert first.count("NDCG@20") == 6
     second = run("leaderboard.py", *arguments, "--methods", "random", "tfidf", "ease_carried", "rp3beta")
     assert second.count("is there") == 6
     assert second.count("NDCG@20") == 2
-    cells = [json.loads(file.read_text()) for file in (tmp_path / "results" / "scientific" / "cold").glob("*.json")]
+    cells = [json.loads(file.read_text()) for file in (tmp_path / "results" / "generated" / "cold").glob("*.json")]
     found = {(cell["method"], cell["seed"]): cell["pools"]["new"] for cell in cells}
     assert len(found) == 8
     for seed in (0, 1):
@@ -55,7 +54,7 @@ def test_cells_are_measured_once_and_make_the_table(data, tmp_path):
     readme.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
     run("table.py", "--results", tmp_path / "results", "--readme", readme)
     text = readme.read_text()
-    assert text.startswith("before\n<!-- results:begin -->\n**scientific")
+    assert text.startswith("before\n<!-- results:begin -->\n**generated")
     assert text.endswith("<!-- results:end -->\nafter\n")
     mean = np.mean([found["tfidf", seed]["means"]["ndcg@20"] for seed in (0, 1)])
     assert f"| TF-IDF | {mean:.4f} |" in text
@@ -264,7 +263,7 @@ def test_ease_weights_solve_their_equation(modules):
 
 def test_inner_cases_hide_nothing_of_the_truth(modules, data, tmp_path):
     baselines, cases, _ = modules
-    cases.make_split(cases.SETS["scientific"], data, tmp_path / "split", seed=0, warm=False)
+    cases.make_split(cases.SETS["generated"], data, tmp_path / "split", seed=0, warm=False)
     case = cases.load_case(tmp_path / "split", 0)
     assert not case.train.multiply(case.truth).nnz
     assert not case.n_events[case.new].any()
@@ -279,7 +278,7 @@ def test_controls_take_away_what_they_name(modules, data):
     _, cases, product = modules
     import random
 
-    shop = cases.SETS["scientific"].read(data)
+    shop = cases.SETS["generated"].read(data)
     rng = random.Random(0)
     bare, _ = product.graph_removed(shop.items, shop.events, rng)
     assert not any({"category_path", "brand", "attributes"} & set(item) for item in bare)
@@ -301,9 +300,7 @@ def test_controls_take_away_what_they_name(modules, data):
 def published_data(tmp_path_factory):
     """The generated shop in the published layouts: half of each customer's items are to be found."""
     folder = tmp_path_factory.mktemp("published")
-    generate_shop(folder / "beauty", seed=0)
-    (folder / "beauty" / "categories.ttl").unlink()
-    items = [json.loads(line) for line in (folder / "beauty" / "items.jsonl").read_text().splitlines()]
+    items = write_brief_shop(folder / "beauty")
     with (folder / "beauty" / "events.csv").open(encoding="utf-8") as lines:
         bought = sorted({(row["user_id"], row["item_id"]) for row in csv.DictReader(lines)})
     rng = random.Random(0)

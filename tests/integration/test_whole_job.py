@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ingest import Tastes, generate_shop, load
-from kg import METAPATHS, Workspace, open_store, schema
+from kg import METAPATHS, Workspace, schema
 from recommender import Engine
 from recommender.cli import app
+from recommender.demo import new_product
+from recommender.ranker import Ranker
 from recommender.training import train
 
 
@@ -27,24 +31,36 @@ class Job:
 
 
 @pytest.fixture(scope="module", params=["embedded", "neo4j"])
-def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(request: pytest.FixtureRequest, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The demo's workspace, and the same in Neo4j: loaded, trained and launched into there.
+
+    What there is to learn from is asserted to be the same in both stores, so it is learned once.
+    """
     folder = tmp_path_factory.mktemp(f"whole-job-{request.param}")
-    address = None
-    if request.param == "neo4j":
-        address = request.getfixturevalue("neo4j_address")
-        store = open_store(address)
-        store.clear()
-        store.close()
     tastes = generate_shop(folder / "shop", seed=0)
-    workspace = Workspace.create(folder / "w", store=address)
-    store = workspace.open_store()
-    report = load(folder / "shop", store, workspace=workspace)
-    store.close()
-    assert report.rows_rejected == 0
-    train(workspace, seed=0)
+    launched = new_product(folder / "shop")
+    if request.param == "embedded":
+        shutil.copytree(demo, folder / "w")
+        workspace = Workspace.open(folder / "w")
+    else:
+        address = request.getfixturevalue("neo4j_address")
+        workspace = Workspace.create(folder / "w", store=address)
+        with closing(workspace.open_store()) as store:
+            store.clear()
+            report = load(folder / "shop", store, workspace=workspace)
+        assert report.rows_rejected == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ranker, "fit", lambda graph, **options: Ranker.load(demo / "model"))
+            train(workspace, seed=0)
+        catalogues = [(place / "digests.json").read_bytes() for place in (demo / "model", workspace.model_folder)]
+        assert catalogues[0] == catalogues[1]
+        with closing(Workspace.open(demo).open_store()) as one, closing(workspace.open_store()) as other:
+            assert one.edges(schema.INTERACTED).equals(other.edges(schema.INTERACTED))
+        with Engine.open(workspace.path) as engine:
+            engine.launch(launched)
     with (folder / "shop" / "items.jsonl").open(encoding="utf-8") as lines:
-        items = {item["item_id"]: item for item in map(json.loads, lines)}
-    return Job(folder, workspace, tastes, items)
+        items = {item["item_id"]: item for item in [*map(json.loads, lines), launched]}
+    return Job(folder, workspace, replace(tastes, new_items=(*tastes.new_items, launched["item_id"])), items)
 
 
 @pytest.fixture
