@@ -29,6 +29,9 @@ _MAX_CHARACTERS: Final = 4_000
 _SCRIPTS_WITHOUT_SPACES: Final = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _TOKEN: Final = rf"[{_SCRIPTS_WITHOUT_SPACES}]|[^\W_{_SCRIPTS_WITHOUT_SPACES}]+"
 """Words; in Chinese, Japanese and Korean single characters, so that 2-grams are about what words are elsewhere."""
+_LONE: Final = 0.55
+"""Weight of words and pairs of words that one item alone has. Where there are descriptions 0 is best, where there are
+names of a few words 1 is; this loses next to nothing on either."""
 _MAX_FEATURES: Final = {"words": 400_000, "terms": 50_000, "characters": 30_000}
 _DENSE_SIZE: Final = {"words": 384, "characters": 128, "brands": 96, "categories": 128, "attributes": 128}
 
@@ -82,6 +85,27 @@ class ItemFacts:
                 strict=True,
             )
         ]
+
+    def listing(self) -> NDArray[np.float32]:
+        """How much the catalogue says: a product that its shop describes well sells more. Shape (B, 8).
+
+        Log lengths of name, description, what the description has beyond 200 characters, and categories; whether there
+        is a description, a brand, a price; the log price, 0 where unknown.
+        """
+        names, descriptions = (np.array([len(text) for text in texts]) for texts in (self.names, self.descriptions))
+        categories = np.array([sum(map(len, lineage)) for lineage in self.lineages])
+        priced = np.isfinite(self.prices)
+        columns = [
+            np.log1p(names),
+            np.log1p(descriptions),
+            np.log1p(np.maximum(descriptions - 200, 0)),
+            np.log1p(categories),
+            descriptions > 0,
+            np.array([bool(brands) for brands in self.brands]),
+            priced,
+            np.log1p(np.maximum(np.where(priced, self.prices, 0), 0)),
+        ]
+        return np.stack(columns, axis=1).astype(np.float32).reshape(len(self), len(columns))
 
     def sentences(self) -> list[str]:
         """Text for the language model, most telling first, since only its start is read. Never the id."""
@@ -152,7 +176,8 @@ class Bag:
     """Weighted bags: sublinear term frequency × inverse document frequency, rows of length 1 (Salton and Buckley 1988).
 
     ``kind`` is ``words`` (1- and 2-grams), ``terms`` (single words, present or not), ``characters`` (3- to 5-grams
-    within words) or ``keys`` (graph nodes). A vocabulary that is empty gives matrices without columns.
+    within words) or ``keys`` (graph nodes). A vocabulary that is empty gives matrices without columns. What only one
+    item of the catalogue says counts less (``_LONE``): it can make that item like no other, only unlike all.
     """
 
     def __init__(self, kind: str, vocabulary: Sequence[str], idf: NDArray[np.float32]) -> None:
@@ -171,6 +196,8 @@ class Bag:
             return cls(kind, (), np.zeros(0, dtype=np.float32))
         frequency = np.bincount(counts.indices, minlength=counts.shape[1])
         idf = np.log((1 + len(rows)) / (1 + frequency)) + 1
+        if kind == "words":
+            idf[frequency == 1] *= _LONE
         return cls(kind, counter.get_feature_names_out().tolist(), idf.astype(np.float32))
 
     def transform(self, rows: Sequence[Any]) -> sparse.csr_array:
@@ -255,6 +282,7 @@ class Projection:
 
 
 BAGS: Final = ("words", "terms", "characters", "brands", "categories", "leaves", "attributes")
+_ARRAYS: Final = ("text", "characters", "listing", "dense")
 
 
 class ItemContent:
@@ -264,6 +292,7 @@ class ItemContent:
         text: vectors of the text encoder, shape (I, D), unit rows (zero for items without text).
         bags: name → sparse unit rows, shape (I, V_name).
         characters: projected character n-grams of the title, unit rows, shape (I, D_c).
+        listing: how much the catalogue says of each item, and its price, from ``ItemFacts.listing``, shape (I, 8).
         dense: everything in one row of about length 1 a block, for linear models, shape (I, D_all).
     """
 
@@ -274,6 +303,7 @@ class ItemContent:
         self.bags: dict[str, sparse.csr_array] = {}
         self.text: NDArray[np.float32] = np.zeros((0, encoder.embedding_size), dtype=np.float32)
         self.characters: NDArray[np.float32]
+        self.listing: NDArray[np.float32]
         self.dense: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -295,7 +325,8 @@ class ItemContent:
         matrices = {name: bags[name].transform(rows[name]) for name in BAGS}
         projections = {name: Projection.fit(matrices[name], size, seed) for name, size in _DENSE_SIZE.items()}
         content = cls(encoder, bags, projections)
-        content._put(matrices, encoder.encode(facts.sentences(), progress=progress), np.arange(len(facts)))
+        text = encoder.encode(facts.sentences(), progress=progress)
+        content._put(matrices, text, facts.listing(), np.arange(len(facts)))
         return content
 
     def put(self, facts: ItemFacts, item_nums: NDArray[np.int64]) -> None:
@@ -307,11 +338,11 @@ class ItemContent:
         """
         rows = _rows(facts)
         matrices = {name: self._bags[name].transform(rows[name]) for name in BAGS}
-        self._put(matrices, self.encoder.encode(facts.sentences()), item_nums)
+        self._put(matrices, self.encoder.encode(facts.sentences()), facts.listing(), item_nums)
 
     def rows(self, item_nums: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What was read of some items, as arrays to be kept and given to ``put_kept`` again."""
-        arrays: dict[str, NDArray[Any]] = {"text": self.text[item_nums]}
+        arrays: dict[str, NDArray[Any]] = {"text": self.text[item_nums], "listing": self.listing[item_nums]}
         for name, matrix in self.bags.items():
             arrays |= csr_arrays(name, matrix[item_nums])
         return arrays
@@ -319,20 +350,25 @@ class ItemContent:
     def put_kept(self, arrays: dict[str, NDArray[Any]], item_nums: NDArray[np.int64]) -> None:
         """``put`` of items whose ``rows`` were kept."""
         matrices = {name: csr_matrix(arrays, name, len(bag.vocabulary)) for name, bag in self._bags.items()}
-        self._put(matrices, arrays["text"], item_nums)
+        self._put(matrices, arrays["text"], arrays["listing"], item_nums)
 
     def _put(
-        self, matrices: dict[str, sparse.csr_array], text: NDArray[np.float32], item_nums: NDArray[np.int64]
+        self,
+        matrices: dict[str, sparse.csr_array],
+        text: NDArray[np.float32],
+        listing: NDArray[np.float32],
+        item_nums: NDArray[np.int64],
     ) -> None:
         blocks = {name: projection.transform(matrices[name]) for name, projection in self._projections.items()}
         characters = _unit(blocks["characters"])
         dense = np.concatenate([text, *blocks.values()], axis=1)
         if not len(self):
-            self.bags, self.text, self.characters, self.dense = matrices, text, characters, dense
+            self.bags, self.text, self.characters, self.listing, self.dense = matrices, text, characters, listing, dense
             return
         self.bags = {name: put_rows(old, matrices[name], item_nums) for name, old in self.bags.items()}
         self.text = put_rows(self.text, text, item_nums)
         self.characters = put_rows(self.characters, characters, item_nums)
+        self.listing = put_rows(self.listing, listing, item_nums)
         self.dense = put_rows(self.dense, dense, item_nums)
 
     def save(self, folder: Path) -> None:
@@ -343,7 +379,7 @@ class ItemContent:
         self.encoder.save(folder / "text")
         about = {name: {"kind": bag.kind, "vocabulary": bag.vocabulary} for name, bag in self._bags.items()}
         (folder / "bags.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
-        arrays: dict[str, NDArray[Any]] = {"text": self.text, "characters": self.characters, "dense": self.dense}
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         for name, bag in self._bags.items():
             arrays[f"{name}.idf"] = bag.idf
             arrays |= csr_arrays(name, self.bags[name])
@@ -364,7 +400,8 @@ class ItemContent:
             name: Projection(arrays[f"{name}.columns"], arrays[f"{name}.components"]) for name in _DENSE_SIZE
         }
         content = cls(TextEncoder.load(folder / "text"), bags, projections)
-        content.text, content.characters, content.dense = (arrays[name] for name in ("text", "characters", "dense"))
+        for name in _ARRAYS:
+            setattr(content, name, arrays[name])
         content.bags = {name: csr_matrix(arrays, name, len(bag.vocabulary)) for name, bag in bags.items()}
         return content
 

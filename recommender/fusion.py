@@ -26,6 +26,9 @@ _USERS_A_STEP: Final = 64
 _CANDIDATES_A_STEP: Final = 300
 _LEARNING_RATE: Final = 5e-3
 _WEIGHT_DECAY: Final = 1e-2
+_LINEAR_L2: Final = 1e-2
+"""Of the linear model: .0001 to .01 end at the same NDCG, and this is there in half the steps."""
+_MOST_STEPS: Final = 30
 _CLIP: Final = 4.0
 
 
@@ -109,9 +112,10 @@ class _Network(nn.Module):
 class Fusion:
     """score = w · x + MLP(x): a linear model, a small network, or their mean, which is again of this form.
 
-    Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007). The linear model rests on few
-    numbers and carries over to other items better; the network bends where there are enough items to learn from. What
-    ranks the validation items best is shipped, and that may be the untrained blend.
+    Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007): the linear model to its optimum,
+    since its loss is convex, and the network from there. The linear model rests on few numbers and carries over to
+    other items better; the network bends where there are enough items to learn from. What ranks the validation items
+    best is shipped, and that may be the untrained blend.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -155,18 +159,9 @@ class Fusion:
         blended = _Network(_tempered(blends[int(np.argmax(of_blends))] * readable, train)).arrays()
         models = {"blend": cls(blended)}
         if train:
-            linear = _train(
-                blended, train, readable, epochs, seed, flat=True, report=lambda done: report(done, 2 * epochs)
-            )
-            network = _train(
-                blended,
-                train,
-                readable,
-                epochs,
-                seed,
-                flat=False,
-                report=lambda done: report(epochs + done, 2 * epochs),
-            )
+            linear = {**blended, "linear": _best_linear(blended["linear"], train, readable)}
+            report(1, 1 + epochs)
+            network = _train(linear, train, readable, epochs, seed, report=lambda done: report(1 + done, 1 + epochs))
             halves = {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
             mean = {**network, **{name: array.astype(np.float32) for name, array in halves.items()}}
             models |= {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
@@ -191,6 +186,83 @@ class Fusion:
         return np.concatenate(parts) if parts else np.zeros(personal.shape[:2], dtype=np.float32)
 
 
+def _best_linear(
+    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Weights that minimise the listwise loss over all candidates + l2 · |w|², by L-BFGS. Shape (S + F + 1,).
+
+    Two dozen steps over everything are enough; 6 epochs of stochastic steps ended .4 % of NDCG lower. The history's
+    length is the same for all of a user's candidates, so that its weight keeps its start.
+    """
+    from scipy.optimize import minimize
+
+    wanted = [_Wanted.of(examples) for examples in train]
+    n_scores = train[0].personal.shape[2]
+    free = readable.copy()
+    free[-1] = False
+
+    def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights = start.astype(np.float32)
+        weights[free] = values
+        loss, gradient = _LINEAR_L2 * float(values @ values), np.zeros(len(weights))
+        for part in wanted:
+            part_loss, part_gradient = part.loss(weights[:n_scores], weights[n_scores:-1])
+            loss += part_loss / len(wanted)
+            gradient[:-1] += part_gradient / len(wanted)
+        return loss, gradient[free] + 2 * _LINEAR_L2 * values
+
+    found = minimize(
+        objective, start[free].astype(np.float64), jac=True, method="L-BFGS-B", options={"maxiter": _MOST_STEPS}
+    )
+    weights = (start * readable).astype(np.float32)
+    weights[free] = found.x
+    return weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """One fold, ready for the loss of a linear model: the gradient of what is wanted is the same at every step.
+
+    Attributes:
+        scores: shape (B · C, S), float32.
+        facts: shape (C, F).
+        known: user row and column of candidates that are not ranked, shape (2, Q).
+        positives: user row and column of the hidden events, shape (2, P).
+        shares: of each hidden event, 1 / √(those of the user), summing to 1 over all, shape (P,).
+        mass: of each user, shape (B, 1).
+    """
+
+    scores: NDArray[np.float32]
+    facts: NDArray[np.float32]
+    known: NDArray[np.int64]
+    positives: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    mass: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, examples: Examples) -> _Wanted:
+        n_users, n_items, n_scores = examples.personal.shape
+        users = examples.positives[0]
+        shares = 1 / np.sqrt(np.bincount(users, minlength=n_users))[users]
+        shares = (shares / shares.sum()).astype(np.float32)
+        mass = np.bincount(users, weights=shares, minlength=n_users).astype(np.float32)[:, None]
+        scores = examples.personal.reshape(n_users * n_items, n_scores).astype(np.float32)
+        return cls(scores, examples.facts, examples.known, examples.positives, shares, mass)
+
+    def loss(self, of_scores: NDArray[np.float32], of_facts: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
+        """Cross entropy of the hidden events, and its gradient, shape (S + F,)."""
+        totals = (self.scores @ of_scores).reshape(len(self.mass), -1) + self.facts @ of_facts
+        totals[self.known[0], self.known[1]] = -1e4
+        totals -= totals.max(axis=1, keepdims=True)
+        wanted = float(totals[self.positives[0], self.positives[1]] @ self.shares)
+        np.exp(totals, out=totals)
+        sums = totals.sum(axis=1, keepdims=True)
+        loss = float((np.log(sums) * self.mass).sum()) - wanted
+        totals *= self.mass / sums
+        np.subtract.at(totals, (self.positives[0], self.positives[1]), self.shares)
+        return loss, np.concatenate([self.scores.T @ totals.ravel(), self.facts.T @ totals.sum(axis=0)])
+
+
 def _train(
     start: dict[str, NDArray[np.float32]],
     train: Sequence[Examples],
@@ -198,15 +270,13 @@ def _train(
     epochs: int,
     seed: int,
     *,
-    flat: bool,
     report: Callable[[int], None],
 ) -> dict[str, NDArray[np.float32]]:
-    """Train from a state; ``flat`` leaves the MLP out. One-cycle schedule: the last state is the settled one."""
+    """Train from a state. One-cycle schedule: the last state is the settled one."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = _loaded(start)
     network.train()
-    network.last.requires_grad_(not flat)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     n_batches = sum(max(1, len(examples) // _USERS_A_STEP) for examples in train)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=epochs * n_batches + 1)

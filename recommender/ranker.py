@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
@@ -242,17 +242,17 @@ class Ranker:
         """Read what ``save`` wrote.
 
         Raises:
-            WorkspaceError: no model there, or one of a newer format.
+            WorkspaceError: no model there, or one of another format.
         """
         from safetensors.numpy import load_file
 
         if not (folder / "config.json").exists():
             raise WorkspaceError(f"no trained model at {str(folder)!r}; run 'firstshelf train'")
         config = _read_json(folder / "config.json")
-        if config["format"] > FORMAT:
+        if config["format"] != FORMAT:
+            way_out = "upgrade firstshelf" if config["format"] > FORMAT else "run 'firstshelf train' again"
             raise WorkspaceError(
-                f"model {str(folder)!r} has format {config['format']}, this firstshelf reads up to {FORMAT}; "
-                "upgrade firstshelf"
+                f"model {str(folder)!r} has format {config['format']}, this firstshelf reads {FORMAT}; {way_out}"
             )
         content = ItemContent.load(folder / "content")
         neighbours = load_neighbours(folder / "neighbours.safetensors")

@@ -67,6 +67,11 @@ KERNEL: Final = (
 _RIDGE_L2: Final = 4.0
 """Of the ridge regression, in units of the kernel's mean diagonal."""
 FACT_VIEWS: Final = (("words", 2), ("brands", 1), ("categories", 3))
+"""(view, power) of the neighbours whose popularity the fusion reads beside the prediction."""
+_CROWDS: Final = (*FACT_VIEWS, ("words", 1), ("text", 6), ("leaves", 1), ("characters", 2))
+"""(view, power) of the neighbours from which popularity is predicted."""
+_LISTING: Final = 0.3
+"""Weight of one such column beside the content's in the ridge regression of popularity."""
 BEHAVIOUR: Final = ("ease", "walk")
 """Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
 
@@ -227,12 +232,12 @@ class Scorers:
             arrays.update({"knn.data": model.data, "knn.indices": model.indices, "knn.indptr": model.indptr})
         if len(warm) <= MAX_DENSE_ITEMS:
             arrays["ridge"] = _ridge(content, warm).astype(np.float16).astype(np.float32)
-        rows = content.dense[warm]
-        gram = rows.T @ rows
-        diagonal = np.eye(len(gram), dtype=np.float32)
+        crowd = _crowd(content, neighbours, warm, n_events)
+        arrays["crowd.mean"], arrays["crowd.deviation"] = crowd.mean(axis=0), crowd.std(axis=0) + np.float32(1e-3)
+        rows = _appeal(content, warm, crowd, arrays)
         popularity = np.log1p(n_events[warm]).astype(np.float32)
-        centre = float(popularity.mean())
-        arrays["popularity"] = np.linalg.solve(gram + 10 * diagonal, rows.T @ (popularity - centre)).astype(np.float32)
+        penalty = 10 * np.eye(rows.shape[1], dtype=np.float32)
+        arrays["popularity"] = np.linalg.solve(rows.T @ rows + penalty, rows.T @ (popularity - popularity.mean()))
         return cls(content, neighbours, encoder, arrays)
 
     def save(self, path: Path) -> None:
@@ -326,16 +331,39 @@ class Scorers:
 
     def _raw_facts(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
         counts = np.log1p(self.n_events).astype(np.float32)
-        warm = (self.n_events > 0).astype(np.float32)
-        usual = float(counts[self._warm].mean())
-        popular = []
-        for view, power in FACT_VIEWS:
-            matrix = power_of(self._neighbours.matrices[view][item_nums], power)
-            total = matrix @ warm
-            popular.append((matrix @ counts + 0.1 * usual) / (total + 0.1))
-        predicted = self._content.dense[item_nums] @ self._arrays["popularity"] + usual
-        columns = [*popular, predicted, counts[item_nums]]
-        return np.stack(columns, axis=1).astype(np.float32)
+        crowd = _crowd(self._content, self._neighbours, item_nums, self.n_events)
+        rows = _appeal(self._content, item_nums, crowd, self._arrays)
+        predicted = rows @ self._arrays["popularity"] + counts[self._warm].mean()
+        columns = [crowd[:, : len(FACT_VIEWS)], predicted[:, None], counts[item_nums, None]]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def _crowd(
+    content: ItemContent, neighbours: Neighbours, item_nums: NDArray[np.int64], n_events: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """What is known of an item's popularity before launch: its neighbours', how near they are, and its listing.
+
+    Shape (B, F). The first columns are the mean log popularity of the neighbours in the ``FACT_VIEWS``.
+    """
+    counts, warm = np.log1p(n_events).astype(np.float32), (n_events > 0).astype(np.float32)
+    usual = float(counts[n_events > 0].mean())
+    popular, near = [], []
+    for view, power in _CROWDS:
+        matrix = neighbours.matrices[view][item_nums]
+        matrix = power_of(sparse.csr_array(matrix @ sparse.diags_array(warm)), power)
+        total = matrix.sum(axis=1)
+        popular.append((matrix @ counts + 0.1 * usual) / (total + 0.1))
+        near += [np.log1p(total), matrix.max(axis=1).toarray().ravel() if matrix.nnz else np.zeros(len(item_nums))]
+    columns: NDArray[np.float32] = np.stack([*popular, *near, *content.listing[item_nums].T], axis=1, dtype=np.float32)
+    return columns
+
+
+def _appeal(
+    content: ItemContent, item_nums: NDArray[np.int64], crowd: NDArray[np.float32], arrays: dict[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """The columns of the ridge regression of log popularity: content, and the scaled crowd. Shape (B, D + F)."""
+    scaled = ((crowd - arrays["crowd.mean"]) / arrays["crowd.deviation"]).clip(-4, 4)
+    return np.concatenate([content.dense[item_nums], _LISTING * scaled], axis=1, dtype=np.float32)
 
 
 class Block:
