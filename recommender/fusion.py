@@ -200,9 +200,9 @@ def _best_linear(
     n_scores = train[0].personal.shape[2]
     free = readable.copy()
     free[-1] = False
+    weights = (start * readable).astype(np.float32)
 
     def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weights = start.astype(np.float32)
         weights[free] = values
         loss, gradient = _LINEAR_L2 * float(values @ values), np.zeros(len(weights))
         for part in wanted:
@@ -214,7 +214,6 @@ def _best_linear(
     found = minimize(
         objective, start[free].astype(np.float64), jac=True, method="L-BFGS-B", options={"maxiter": _MOST_STEPS}
     )
-    weights = (start * readable).astype(np.float32)
     weights[free] = found.x
     return weights
 

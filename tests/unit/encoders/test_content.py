@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,32 @@ def test_rare_words_weigh_more_and_rows_have_length_one() -> None:
     assert np.linalg.norm(row) == pytest.approx(1)
 
 
+def test_words_of_one_item_alone_count_less() -> None:
+    texts = ["red paint", "blue paint", "red blue lacquer"]
+    bag = Bag.fit("words", texts)
+    idf = dict(zip(bag.vocabulary, bag.idf, strict=True))
+    assert idf["lacquer"] < idf["red"]
+    alike = Bag.fit("terms", texts)
+    assert dict(zip(alike.vocabulary, alike.idf, strict=True))["lacquer"] > idf["red"]
+
+
+def test_the_listing_says_how_much_the_catalogue_tells(graph: KnowledgeGraph) -> None:
+    facts = replace(
+        ItemFacts.of(graph, np.array([0, 1])),
+        names=("ab", ""),
+        descriptions=("x" * 300, ""),
+        brands=(("acme",), ()),
+        lineages=((), ("paint",)),
+        prices=np.array([9.0, np.nan]),
+    )
+    expected = [
+        [np.log(3), np.log(301), np.log(101), 0, 1, 1, 1, np.log(10)],
+        [0, 0, 0, np.log(6), 0, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(facts.listing(), expected, rtol=1e-6)
+    assert ItemFacts.of(graph, np.zeros(0, dtype=np.int64)).listing().shape == (0, 8)
+
+
 def test_projection_keeps_cosines_of_a_low_rank_matrix() -> None:
     rng = np.random.default_rng(0)
     dense = rng.random((40, 3)).astype(np.float32) @ rng.random((3, 25)).astype(np.float32)
@@ -128,6 +155,7 @@ def test_what_was_read_of_items_can_be_kept_and_put_again(
     monkeypatch.setattr(again.encoder, "encode", None)
     again.put_kept(kept, np.array([3, 80]))
     np.testing.assert_array_equal(again.dense, content.dense)
+    np.testing.assert_array_equal(again.listing, content.listing)
     np.testing.assert_array_equal(again.characters, content.characters)
     for name, matrix in content.bags.items():
         assert abs(matrix - again.bags[name]).sum() == 0

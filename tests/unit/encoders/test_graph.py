@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from checkerboard import COLOURS, checkerboard
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder, Pairs
+from encoders.graph import GraphEncoder, Pairs, _dropped
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 
@@ -151,3 +152,11 @@ def test_a_history_scores_as_its_items_do(graph: KnowledgeGraph, text_encoder: T
     together = kernel.score(sparse.csr_array(both))[0]
     assert (together <= alone[:2].max(axis=0) + 1e-4).all()
     assert (together >= alone[:2].min(axis=0) - 1e-4).all()
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
+    inputs = torch.ones((400, 500))
+    dropped = _dropped(inputs, 0.2, np.random.default_rng(0))
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.2, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    torch.testing.assert_close(_dropped(inputs, 0.0, np.random.default_rng(0)), inputs)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import sparse
 
-from recommender.fusion import Calibrator, Examples, Fusion
+from recommender.fusion import Calibrator, Examples, Fusion, _best_linear, _Wanted
 
 N_SCORES, N_FACTS = 3, 2
 BLEND = np.array([1.0, 0, 0, 0, 0, 0], dtype=np.float32)
@@ -58,6 +60,32 @@ def test_unreadable_inputs_do_not_move_a_score() -> None:
     np.testing.assert_array_equal(
         fusion.predict(changed, validation.facts, validation.n_history), fusion.scores(validation)
     )
+
+
+def test_the_gradient_of_the_linear_loss_is_its_slope() -> None:
+    data = replace(examples(0, informative=1), known=np.array([[3, 5], [7, 0]]))
+    data = replace(data, positives=np.concatenate([data.positives, [[0], [9]]], axis=1))
+    wanted = _Wanted.of(data)
+    weights = np.array([0.3, -0.2, 0.1, 0.05, -0.4], dtype=np.float32)
+    loss, gradient = wanted.loss(weights[:N_SCORES], weights[N_SCORES:])
+    for place in range(len(weights)):
+        ahead, behind = (weights + step * np.eye(len(weights), dtype=np.float32)[place] for step in (1e-2, -1e-2))
+        slope = (
+            wanted.loss(ahead[:N_SCORES], ahead[N_SCORES:])[0] - wanted.loss(behind[:N_SCORES], behind[N_SCORES:])[0]
+        ) / 2e-2
+        assert gradient[place] == pytest.approx(slope, abs=2e-3)
+    assert loss > 0
+
+
+def test_no_start_moves_the_optimum_of_the_linear_model() -> None:
+    train = [examples(0, informative=1), examples(2, informative=1)]
+    readable = np.array([True, True, False, True, True, True])
+    found = [
+        _best_linear(start.astype(np.float32), train, readable) for start in (BLEND, np.array([-1, 3, 2, 1, 0, 0]))
+    ]
+    np.testing.assert_allclose(found[0][:-1], found[1][:-1], atol=0.05)
+    assert found[0][2] == 0
+    assert found[0][1] > 1 > abs(found[0][0])
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

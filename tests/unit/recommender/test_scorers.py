@@ -13,9 +13,11 @@ from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 from recommender.scorers import (
+    FACT_VIEWS,
     Neighbours,
     Scorers,
     _chunks,
+    _crowd,
     _largest,
     _ridge,
     content_kernel,
@@ -97,6 +99,19 @@ def test_ridge_is_the_inverse_of_the_regularised_kernel(content: ItemContent) ->
     penalty = np.linalg.inv(inverse) - kernel
     np.testing.assert_allclose(penalty, penalty[0, 0] * identity, atol=2e-2)
     assert penalty[0, 0] > 0
+
+
+def test_popularity_before_launch_is_that_of_the_neighbours(graph: KnowledgeGraph, content: ItemContent) -> None:
+    """Items of one brand sell ten times as much, and so is a new one of it expected to; its own events are not read."""
+    n_events = np.where(graph.n_events > 0, np.where(np.arange(80) % 4 == 1, 100, 10), 0)
+    neighbours = Neighbours.fit(content, n_events > 0)
+    crowd = _crowd(content, neighbours, np.arange(80), n_events)
+    brands = crowd[:, [view for view, _ in FACT_VIEWS].index("brands")]
+    assert brands[np.arange(80) % 4 == 1].min() > brands[np.arange(80) % 4 != 1].max()
+    louder = n_events.copy()
+    louder[5] = 10_000
+    np.testing.assert_allclose(_crowd(content, neighbours, np.array([5]), louder), crowd[[5]], atol=0.2)
+    np.testing.assert_array_equal(crowd[:, -8:], content.listing)
 
 
 def test_the_largest_similarity_of_a_history_is_found() -> None:
