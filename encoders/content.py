@@ -329,16 +329,24 @@ class ItemContent:
         content._put(matrices, text, facts.listing(), np.arange(len(facts)))
         return content
 
-    def put(self, facts: ItemFacts, item_nums: NDArray[np.int64]) -> None:
+    def put(
+        self,
+        facts: ItemFacts,
+        item_nums: NDArray[np.int64],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Append new items (or replace changed ones), encoded with what was learned before.
 
         Args:
             facts: of the B items.
             item_nums: their row numbers; those from ``len(self)`` on are new and must follow without a gap.
+            progress: called with texts encoded and in all.
         """
         rows = _rows(facts)
         matrices = {name: self._bags[name].transform(rows[name]) for name in BAGS}
-        self._put(matrices, self.encoder.encode(facts.sentences()), facts.listing(), item_nums)
+        text = self.encoder.encode(facts.sentences(), progress=progress)
+        self._put(matrices, text, facts.listing(), item_nums)
 
     def rows(self, item_nums: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What was read of some items, as arrays to be kept and given to ``put_kept`` again."""

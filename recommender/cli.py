@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from kg.paths import Path as WalkPath
     from recommender.batch import BatchReport
+    from recommender.engine import Engine
     from recommender.results import Explanation
 
 app = typer.Typer(
@@ -165,7 +166,6 @@ def recommend(
     as_json: JsonOption = False,
 ) -> None:
     """Recommend new (or all) items to one customer, to many, or for a bare history."""
-    from recommender import Engine
     from recommender.batch import recommend_to_file
 
     if sum([bool(user), all_users, users_file is not None, bool(history)]) != 1:
@@ -175,7 +175,7 @@ def recommend(
     if new_share is not None and pool == "new":
         raise typer.BadParameter("--new-share is for --pool all; with --pool new every item is new")
     named = _user_ids(users_file) if users_file is not None else list(dict.fromkeys(user or ()))
-    with Engine.open(workspace) as engine:
+    with _opened(workspace, quiet=as_json) as engine:
         user_ids = engine.user_ids if all_users else named
         if output is not None:
             with _stages(quiet=as_json) as progress:
@@ -219,7 +219,6 @@ def launch(
 ) -> None:
     """Put a new product live at once: its audience, its neighbours, the paths."""
     from kg.errors import SourceError
-    from recommender import Engine
 
     try:
         fields = json.loads(item.read_text(encoding="utf-8-sig"))
@@ -227,7 +226,7 @@ def launch(
         raise SourceError(
             f"{str(item)!r} is not a readable JSON file ({error}); give one JSON object with an item_id"
         ) from error
-    with Engine.open(workspace) as engine:
+    with _opened(workspace, quiet=as_json) as engine:
         report = engine.launch(fields, audience=audience, neighbours=neighbours)
     for note in report.notes:
         _warn(note)
@@ -253,9 +252,8 @@ def audience(
     as_json: JsonOption = False,
 ) -> None:
     """Name the customers for whom a product is most of a find."""
-    from recommender import Engine
 
-    with Engine.open(workspace) as engine:
+    with _opened(workspace, quiet=as_json) as engine:
         report = engine.audience_for(item_id, k=k, explain=explain)
     if as_json:
         return _print_json(report.to_json())
@@ -276,9 +274,8 @@ def similar(
     as_json: JsonOption = False,
 ) -> None:
     """Name the products that a product belongs beside."""
-    from recommender import Engine
 
-    with Engine.open(workspace) as engine:
+    with _opened(workspace, quiet=as_json) as engine:
         report = engine.similar(item_id, k=k)
     if as_json:
         return _print_json(report.to_json())
@@ -299,9 +296,8 @@ def explain(
 ) -> None:
     """Say why a product is for a customer: sentence, paths, and the Cypher that shows them."""
     from kg.cypher import browser_parameters
-    from recommender import Engine
 
-    with Engine.open(workspace) as engine:
+    with _opened(workspace, quiet=as_json) as engine:
         explanation = engine.explain(user_id, item_id, n_paths=paths)
     if as_json:
         answer = None if explanation is None else explanation.to_json()
@@ -411,6 +407,14 @@ def draw(path: WalkPath) -> str:
         parts.append(f"─{edge.type}→" if edge.forward else f"←{edge.type}─")
         parts.append(f"({name})")
     return " ".join(parts)
+
+
+def _opened(workspace: Path, *, quiet: bool) -> Engine:
+    """The engine; items that were ingested after training are read first, and that may take minutes."""
+    from recommender import Engine
+
+    with _stages(quiet=quiet) as progress:
+        return Engine.open(workspace, progress=progress)
 
 
 @contextmanager

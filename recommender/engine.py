@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from kg.snapshot import Facts
     from kg.store import GraphStore
-    from recommender.ranker import Histories, Ranker
+    from recommender.ranker import Histories, Progress, Ranker
 
 Pool = Literal["new", "all"]
 Id = str | int
@@ -62,11 +62,15 @@ class Engine:
         self._adopt(graph)
 
     @classmethod
-    def open(cls, workspace: str | Path) -> Engine:
+    def open(cls, workspace: str | Path, *, progress: Progress | None = None) -> Engine:
         """Open a trained workspace.
 
         Items that were ingested, launched or changed after training are taken up now, without retraining, and what was
         read of them is kept for the next opening. A launch that was cut off half-way is finished.
+
+        Args:
+            workspace: its folder.
+            progress: called with the stage, steps done, steps in all, while items are taken up.
 
         Raises:
             WorkspaceError: no workspace, none trained yet, a damaged model, or one of a newer format.
@@ -80,7 +84,7 @@ class Engine:
             graph = current_graph(place, store).aligned(ranker.item_ids)
             changed = changed_items(graph, digests)
             if len(changed):
-                ranker.add(graph, changed)
+                ranker.add(graph, changed, progress=progress)
                 save_added(ranker, graph, place.model_folder)
             engine = cls(place, store, graph, ranker)
             for item_id in engine._cut_off:

@@ -269,17 +269,22 @@ class Ranker:
             seed=config["seed"],
         )
 
-    def add(self, graph: KnowledgeGraph, item_nums: NDArray[np.int64]) -> None:
+    def add(self, graph: KnowledgeGraph, item_nums: NDArray[np.int64], *, progress: Progress | None = None) -> None:
         """Take up new items (or changed ones) from a graph, without retraining.
 
         Args:
             graph: holds this ranker's items first, in their order.
             item_nums: their row numbers; those beyond ``item_ids`` must follow without a gap.
+            progress: called with the stage, steps done, steps in all.
         """
+        report = progress or (lambda stage, done, total: None)
         item_nums = np.asarray(item_nums, dtype=np.int64)
-        self._content.put(ItemFacts.of(graph, item_nums), item_nums)
+        facts = ItemFacts.of(graph, item_nums)
+        self._content.put(facts, item_nums, progress=lambda done, total: report("text of added items", done, total))
+        report("neighbours of added items", 0, 1)
         self._neighbours.put(self._content, item_nums)
         self._joined(graph.items.keys, item_nums)
+        report("neighbours of added items", 1, 1)
 
     def added(self) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
         """Nums of the items that were added or changed after training, and what was read of them, for ``put_added``."""

@@ -47,7 +47,7 @@ class AlphabeticalRanker:
         self.encoded = 0
         self._added: set[int] = set()
 
-    def add(self, graph: KnowledgeGraph, item_nums: np.ndarray) -> None:
+    def add(self, graph: KnowledgeGraph, item_nums: np.ndarray, *, progress: object = None) -> None:
         self.encoded += len(item_nums)
         vectors = np.zeros((len(item_nums), 32), dtype=np.float32)
         vectors[:, 0] = 1

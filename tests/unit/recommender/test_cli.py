@@ -19,7 +19,7 @@ runner = CliRunner()
 
 @pytest.fixture
 def opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    monkeypatch.setattr(Engine, "open", lambda workspace: engine)
+    monkeypatch.setattr(Engine, "open", lambda workspace, *, progress: engine)
     monkeypatch.setattr(Engine, "close", lambda self: None)
     return engine
 

@@ -371,7 +371,7 @@ def test_a_launch_of_a_bad_item_names_the_field(engine: Engine) -> None:
 def test_a_damaged_model_says_how_to_make_another(tmp_path: Path) -> None:
     workspace = Workspace.create(tmp_path / "w", store="memory:")
     workspace.model_folder.mkdir()
-    for content in ('{"format": 1}', "{"):
+    for content in ('{"format": 2}', "{"):
         (workspace.model_folder / "config.json").write_text(content)
         with pytest.raises(WorkspaceError, match=r"damaged.*firstshelf train"):
             Engine.open(tmp_path / "w")

@@ -187,7 +187,13 @@ def test_a_launch_makes_only_its_own_page_void_and_a_change_all_that_rests_on_it
 def test_what_was_added_is_taken_up_again_without_reading_it(
     ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranker.add(with_twin(renamed_to(graph, num=3, name="blue7 blue9"), 70), np.array([3, 80]))
+    told: list[tuple[str, int, int]] = []
+    graph = with_twin(renamed_to(graph, num=3, name="blue7 blue9"), 70)
+    ranker.add(graph, np.array([3, 80]), progress=lambda *step: told.append(step))
+    assert {stage for stage, done, total in told if done == total} == {
+        "text of added items",
+        "neighbours of added items",
+    }
     item_nums, arrays = ranker.added()
     assert item_nums.tolist() == [3, 80]
     again = Ranker.load(saved)
@@ -295,12 +301,13 @@ def test_the_same_seed_gives_the_same_ranker_and_a_checkpoint_changes_nothing(
     assert "text 1/1" in stages, "the encoded texts were kept"
 
 
-def test_a_folder_without_a_model_or_of_a_newer_format_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_or_of_another_format_is_refused(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="firstshelf train"):
         Ranker.load(tmp_path)
-    (tmp_path / "config.json").write_text('{"format": 99}', encoding="utf-8")
-    with pytest.raises(WorkspaceError, match="upgrade"):
-        Ranker.load(tmp_path)
+    for number, way_out in ((99, "upgrade"), (1, "train' again")):
+        (tmp_path / "config.json").write_text(f'{{"format": {number}}}', encoding="utf-8")
+        with pytest.raises(WorkspaceError, match=way_out):
+            Ranker.load(tmp_path)
 
 
 @pytest.mark.parametrize("n_users", [0, 1])
