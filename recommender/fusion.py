@@ -220,7 +220,7 @@ def _best_linear(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wanted:
-    """One fold, ready for the loss of a linear model: the gradient of what is wanted is the same at every step.
+    """One fold, ready for the loss of a linear model.
 
     Attributes:
         scores: shape (B · C, S), float32.
