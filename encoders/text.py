@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,6 +83,21 @@ class TextEncoder:
         return self._model
 
     @property
+    def running_model(self) -> SentenceTransformer:
+        """The model that ``encode`` runs: ``model``, or its copy in bfloat16."""
+        self._model.eval()
+        if not _bfloat16_is_fast(self._model.device.type):
+            return self._model
+        if self._bfloat16 is None:
+            self._bfloat16 = copy.deepcopy(self._model).bfloat16()
+        return self._bfloat16
+
+    @property
+    def has_met_texts(self) -> bool:
+        """Whether some text has been encoded, so that it would not be encoded again."""
+        return bool(self._known)
+
+    @property
     def embedding_size(self) -> int:
         """D of the vectors."""
         return int(self._model.get_embedding_dimension() or 0)
@@ -103,7 +119,7 @@ class TextEncoder:
 
         distinct = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
         distinct = [text for text, known in zip(distinct, self.reads(distinct), strict=True) if known]
-        model = self._fast_model()
+        model = self.running_model
         with torch.inference_mode():
             for start in range(0, len(distinct), _BATCH):
                 part = distinct[start : start + _BATCH]
@@ -131,16 +147,6 @@ class TextEncoder:
             tokens = tokenizer(list(texts), **options)["input_ids"]
             readable &= np.array([2 * row.count(unknown) <= len(row) for row in tokens])
         return readable
-
-    def _fast_model(self) -> SentenceTransformer:
-        import copy
-
-        self._model.eval()
-        if not _bfloat16_is_fast(self._model.device.type):
-            return self._model
-        if self._bfloat16 is None:
-            self._bfloat16 = copy.deepcopy(self._model).bfloat16()
-        return self._bfloat16
 
 
 def forward(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:

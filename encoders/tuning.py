@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -78,13 +79,16 @@ def fine_tune(
         encoder.metrics = {"ships": "start", "why": f"{len(pairs)} pairs of items with common customers are too few"}
         return encoder
     n_steps = len(pairs) // _BATCH
-    start = test.ndcg(encoder, texts)
+    below = _LowerLayers()
+    with below.recorded(encoder):
+        start = test.ndcg(encoder, texts)
     tuned = _trained(encoder, texts, visible, pairs, rng, lambda done: progress and progress(done, n_steps + 1))
     measured: dict[str, Any] = {"pairs": len(pairs), "test users": len(test.histories), "start": _mean(start)}
     best, best_gain, interval = encoder, 0.0, (0.0, 0.0)
     for mix in _MIX:
         candidate = _mixed(encoder, tuned, mix)
-        gain = test.ndcg(candidate, texts) - start
+        with below.replayed(candidate):
+            gain = test.ndcg(candidate, texts) - start
         measured[f"tuned, mix {mix}"] = _mean(start + gain)
         low, high = np.quantile(gain[rng.integers(len(gain), size=(1000, len(gain)))].mean(axis=1), (0.025, 0.975))
         if low > 0 and gain.mean() > best_gain:
@@ -210,13 +214,68 @@ def _trained(
     return TextEncoder(model.eval())
 
 
-def _top_layers(model: Any) -> list[torch.nn.Parameter]:
-    """Parameters of the top transformer layers; of a model of another make, all of them."""
+class _LowerLayers:
+    """What the layers below the tuned ones make of the test texts: the start's pass keeps it, the mixes take it.
+
+    So a mix runs two layers of MiniLM's six. Both encode the same texts in the same batches, since neither has met one
+    before.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[torch.Tensor] = []
+
+    @contextmanager
+    def recorded(self, encoder: TextEncoder) -> Iterator[None]:
+        """Keep the states of every batch that the encoder encodes."""
+        stack = _layers(encoder.running_model)
+        if encoder.has_met_texts or len(stack) <= _TUNED_LAYERS:
+            yield
+            return
+
+        def keep(layer: Any, given: tuple[Any, ...]) -> None:
+            self._states.extend(given[:1])
+
+        handle = stack[-_TUNED_LAYERS].register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def replayed(self, encoder: TextEncoder) -> Iterator[None]:
+        """Let an encoder that differs above them alone start from the kept states, batch by batch."""
+        if not self._states:
+            yield
+            return
+        stack = _layers(encoder.running_model)
+        below, states = list(stack[:-_TUNED_LAYERS]), iter(self._states)
+        for layer in below:
+            layer.forward = _pass_on
+        handle = stack[-_TUNED_LAYERS].register_forward_pre_hook(lambda layer, given: (next(states), *given[1:]))
+        try:
+            yield
+        finally:
+            handle.remove()
+            for layer in below:
+                del layer.forward
+
+
+def _pass_on(states: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+    return states
+
+
+def _layers(model: Any) -> Any:
+    """The transformer's layers, the lowest first; empty for a model of another make."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    deepest = max(stacks, key=len, default=None)
-    return list((model if deepest is None else deepest[-_TUNED_LAYERS:]).parameters())
+    return max(stacks, key=len, default=torch.nn.ModuleList())
+
+
+def _top_layers(model: Any) -> list[torch.nn.Parameter]:
+    """Parameters of the top transformer layers; of a model of another make, all of them."""
+    layers = _layers(model)
+    return list((layers[-_TUNED_LAYERS:] if len(layers) else model).parameters())
 
 
 def _mixed(start: TextEncoder, tuned: TextEncoder, share: float) -> TextEncoder:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from encoders.text import TextEncoder
-from encoders.tuning import _pairs, _Test, fine_tune
+from encoders.tuning import _layers, _LowerLayers, _mixed, _pairs, _Test, fine_tune
 
 N_ITEMS = 120
 
@@ -55,6 +58,28 @@ def test_what_ships_is_what_was_measured_to_be_better(
     again = fine_tune(text_encoder, texts, interactions, held_out=held_out, n_pairs=256, n_test_users=100, seed=0)
     assert again.metrics == metrics
     np.testing.assert_array_equal(again.encode(texts), result.encode(texts))
+
+
+def test_a_mix_that_starts_from_the_kept_states_gives_what_it_gives_from_the_texts() -> None:
+    start = TextEncoder.pretrained()
+    texts = [f"{word} {number}" for number in range(40) for word in ("brush", "a very long handled scrubbing brush")]
+    tuned = copy.deepcopy(start.model)
+    with torch.no_grad():
+        for weight in _layers(tuned)[-1].parameters():
+            weight.mul_(1.1)
+    mixed = _mixed(start, TextEncoder(tuned), 0.5)
+    expected = TextEncoder(mixed.model).encode(texts)
+    below = _LowerLayers()
+    with below.recorded(start):
+        before = start.encode(texts)
+    with torch.no_grad():  # what is not run may be anything
+        for weight in _layers(mixed.running_model)[0].parameters():
+            weight.fill_(torch.nan)
+    with below.replayed(mixed):
+        found = mixed.encode(texts)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.allclose(found, before, atol=1e-3)
+    assert np.isnan(mixed.encode(["another"])).all(), "afterwards all layers run again"
 
 
 def test_too_few_pairs_ship_the_start_and_say_so(text_encoder: TextEncoder) -> None:
