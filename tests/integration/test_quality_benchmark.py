@@ -223,17 +223,17 @@ def test_a_warm_cell_of_the_product_says_how_new_and_known_items_mix(monkeypatch
 
     leaderboard_compares = leaderboard.compare_ways
     monkeypatch.setattr(leaderboard, "compare_ways", compare_ways)
-    arguments = [data, "--protocol", "warm", "--seeds", 0, "--methods", "firstshelf"]
+    arguments = [data, "--set", "generated", "--protocol", "warm", "--seeds", 0, "--methods", "firstshelf"]
     arguments += ["--output", tmp_path / "results", "--work", tmp_path / "work"]
     monkeypatch.setattr(sys, "argv", ["leaderboard.py", *map(str, arguments)])
     leaderboard.main()
-    cell = json.loads((tmp_path / "results" / "scientific" / "warm" / "firstshelf-0.json").read_text())
+    cell = json.loads((tmp_path / "results" / "generated" / "warm" / "firstshelf-0.json").read_text())
     found, split = cell["mixing"], cell["split"]
     assert found["new_share"] == pytest.approx(split["n_cold_items"] / split["n_items"], abs=0.1)
     assert list(found["ways"]) == ["calibrated", "z-norm switching", "reciprocal-rank fusion"]
     for numbers in found["ways"].values():
         assert numbers["cold_share"] == pytest.approx(found["new_share"], abs=1e-3)
-    with np.load(tmp_path / "work" / "lists" / "scientific" / "warm" / "firstshelf-0.npz") as lists:
+    with np.load(tmp_path / "work" / "lists" / "generated" / "warm" / "firstshelf-0.npz") as lists:
         scores = np.concatenate(seen)
         assert len(scores) == len(lists["all"]) == found["n_users"]["all"]
         shown = np.take_along_axis(scores, lists["all"][:, :20].astype(np.int64), axis=1)
