@@ -140,11 +140,12 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for cell in cells:
         by_method.setdefault(cell["method"], {})[cell["seed"]] = cell
-    # Rows compare only over the same splits: those that most methods have; what lacks one of them is left out.
+    # Rows compare only over the same splits, the product's or those that most methods have; what lacks one is left out.
     seen = Counter(tuple(sorted(found)) for found in by_method.values())
     if not seen:
         return
-    seeds = max(seen, key=lambda found: (seen[found], len(found)))
+    most = max(seen, key=lambda found: (seen[found], len(found)))
+    seeds = tuple(sorted(by_method[PRODUCT])) if PRODUCT in by_method else most
     controls = {method: found for method, found in by_method.items() if method.startswith(f"{PRODUCT}, ")}
     by_method = {
         method: found for method, found in by_method.items() if set(seeds) <= set(found) and method not in controls
