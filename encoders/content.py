@@ -175,7 +175,7 @@ def _spaced(attributes: Sequence[str]) -> list[str]:
 class Bag:
     """Weighted bags: sublinear term frequency × inverse document frequency, rows of length 1 (Salton and Buckley 1988).
 
-    ``kind`` is ``words`` (1- and 2-grams), ``terms`` (single words, present or not), ``characters`` (3- to 5-grams
+    ``kind`` is ``words`` (1- and 2-grams), ``terms`` (single words, present or not), ``characters`` (2- to 5-grams
     within words) or ``keys`` (graph nodes). A vocabulary that is empty gives matrices without columns. What only one
     item of the catalogue says counts less (``_LONE``): it can make that item like no other, only unlike all.
     """
@@ -442,7 +442,7 @@ def put_rows(old: Any, new: Any, rows: NDArray[np.int64]) -> Any:
     taken[rows] = old.shape[0] + np.arange(len(rows))
     stacked: Any
     if sparse.issparse(old):
-        stacked = sparse.csr_array(sparse.vstack([old, new], format="csr"))  # type: ignore[call-overload]
+        stacked = sparse.csr_array(sparse.vstack([old, new], format="csr"))  # type: ignore[call-overload]  # not in the stubs
     else:
         stacked = np.concatenate([old, new])
     return stacked if np.array_equal(taken, np.arange(stacked.shape[0])) else stacked[taken]

@@ -42,7 +42,7 @@ _LOG_Q: Final = 0.5
 """Share of log popularity that the softmax explains away: at 1 what content tells of popularity is lost (- .002)."""
 
 
-class GatedMean(MessagePassing):  # type: ignore[misc]
+class GatedMean(MessagePassing):  # type: ignore[misc]  # torch-geometric has no types
     """Mean of the neighbours' states, mapped and gated: g · W · mean. The gate is one learned number a relation.
 
     GInRec (2023) finds such gates to matter more than depth. W starts as the identity and g small, so that training
@@ -304,7 +304,7 @@ class GraphEncoder:
             positives = positives / positives.sum(dim=1, keepdim=True).sqrt()
             loss = -(functional.log_softmax(logits, dim=1) * positives).sum() / positives.sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()

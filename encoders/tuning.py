@@ -206,7 +206,7 @@ def _trained(
             logits.masked_fill(hidden, -1e4), torch.arange(_BATCH, device=model.device)
         )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         optimizer.step()
         schedule.step()
         report(step)

@@ -90,7 +90,7 @@ def _read_parquet(path: Path, columns: pl.Schema) -> pl.DataFrame:
     if not path.exists():
         return pl.DataFrame(schema=columns)
     try:
-        return pl.read_parquet(path).select(columns.names()).cast(dict(columns))  # type: ignore[arg-type]
+        return pl.read_parquet(path).select(columns.names()).cast(dict(columns))  # type: ignore[arg-type]  # a schema is a mapping
     except (pl.exceptions.PolarsError, OSError) as error:
         raise WorkspaceError(
             f"{str(path)!r} is damaged ({str(error)[:200]}); ingest the shop's folders into a new workspace"

@@ -270,7 +270,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
                 )
             if packed:
                 with gzip.open(raw) as unpacked:
-                    yield unpacked  # type: ignore[misc]
+                    yield unpacked  # type: ignore[misc]  # a binary file, though its type does not say so
             else:
                 yield raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -437,7 +437,7 @@ def _read_parquet(
             names = table.schema_arrow.names
             wanted = names if columns is None else [name for name in names if name in columns]
             for batch in table.iter_batches(batch_size=CHUNK, columns=wanted):
-                rows = pl.from_arrow(batch).to_dicts()  # type: ignore[union-attr]
+                rows = pl.from_arrow(batch).to_dicts()  # type: ignore[union-attr]  # a batch is a frame, no series
                 first = count.read + 1
                 count.read += len(rows)
                 places = [Place(row) for row in range(first, count.read + 1)]

@@ -252,7 +252,6 @@ def audience(
     as_json: JsonOption = False,
 ) -> None:
     """Name the customers for whom a product is most of a find."""
-
     with _opened(workspace, quiet=as_json) as engine:
         report = engine.audience_for(item_id, k=k, explain=explain)
     if as_json:
@@ -274,7 +273,6 @@ def similar(
     as_json: JsonOption = False,
 ) -> None:
     """Name the products that a product belongs beside."""
-
     with _opened(workspace, quiet=as_json) as engine:
         report = engine.similar(item_id, k=k)
     if as_json:

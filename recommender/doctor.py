@@ -78,7 +78,7 @@ def examine(path: str | Path | None = None) -> DoctorReport:
         try:
             ask("load", lambda: _load(opened[0], stores[0]))
             for relation in schema.RELATIONS:
-                ask(relation.type, lambda relation=relation: _relation(stores[0], relation))  # type: ignore[misc]
+                ask(relation.type, lambda relation=relation: _relation(stores[0], relation))  # type: ignore[misc]  # no lambda with a default
             ask("new products", lambda: _cold(stores[0]))
         finally:
             stores[0].close()

@@ -73,7 +73,7 @@ class Engine:
             progress: called with the stage, steps done, steps in all, while items are taken up.
 
         Raises:
-            WorkspaceError: no workspace, none trained yet, a damaged model, or one of a newer format.
+            WorkspaceError: no workspace, none trained yet, a damaged model, or one of another format.
             StoreError: the graph store cannot be opened.
         """
         place = Workspace.open(workspace)
@@ -528,7 +528,7 @@ def load_ranker(workspace: Workspace) -> Ranker:
     """The trained model of a workspace.
 
     Raises:
-        WorkspaceError: none is trained yet, it is damaged, or one of a newer format.
+        WorkspaceError: none is trained yet, it is damaged, or of another format.
     """
     from safetensors import SafetensorError
 

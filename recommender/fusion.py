@@ -290,7 +290,7 @@ def _train(
             examples, users = batches[number]
             loss = _listwise_loss(network, examples, users, rng)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()

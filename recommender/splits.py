@@ -89,12 +89,12 @@ def split_graph(graph: KnowledgeGraph, *, seed: int, warm_share: float = 0.0) ->
     """
     facts = graph.facts[schema.INTERACTED]
     sold = sorted({graph.items.keys[num] for num in np.unique(facts.tails)})
-    random.Random(seed).shuffle(sold)  # noqa: S311
+    random.Random(seed).shuffle(sold)  # noqa: S311  repeatable, no secret
     cold = np.zeros(len(graph.items), dtype=bool)
     cold[graph.items.nums(sold[: int(len(sold) * HIDDEN_SHARE)])] = True
     stays = ~cold[facts.tails]
     rows = np.flatnonzero(stays)
-    random.Random(f"{seed} warm pairs").shuffle(order := rows.tolist())  # noqa: S311
+    random.Random(f"{seed} warm pairs").shuffle(order := rows.tolist())  # noqa: S311  repeatable, no secret
     of_user = np.bincount(facts.heads[rows], minlength=len(graph.users))
     of_item = np.bincount(facts.tails[rows], minlength=len(graph.items))
     wanted = int(len(rows) * warm_share)
@@ -169,7 +169,7 @@ def _graph_split(graph: KnowledgeGraph, train: Facts, rest: Facts, name: str) ->
             "ingest more events, or take a cut that does not lie at their edge"
         )
     keys = list(graph.items.keys)
-    random.Random(f"{name} rows").shuffle(keys)  # noqa: S311
+    random.Random(f"{name} rows").shuffle(keys)  # noqa: S311  repeatable, no secret
     nothing = np.empty(0, dtype=np.int64)
     empty = Facts(nothing, nothing, nothing.astype(np.float32), nothing, nothing)
     train = replace(train, order=_ranks(train))
@@ -287,7 +287,7 @@ def split_shop(
         rest = events.filter(pl.col("timestamp") >= at)
     else:
         item_ids = sorted(set(events["item_id"].to_list()))
-        random.Random(seed).shuffle(item_ids)  # noqa: S311
+        random.Random(seed).shuffle(item_ids)  # noqa: S311  repeatable, no secret
         cold = item_ids[: int(len(item_ids) * HIDDEN_SHARE)]
         touched = pl.col("item_id").is_in(cold)
         train, rest = events.filter(~touched), events.filter(touched)
@@ -307,7 +307,7 @@ def split_shop(
         )
     _check(train, hidden, rest, at)
 
-    rng = random.Random(f"{seed} new ids")  # noqa: S311
+    rng = random.Random(f"{seed} new ids")  # noqa: S311  repeatable, no secret
     new_names = [f"i{number:07d}" for number in range(len(shop.items))]
     rng.shuffle(new_names)
     renamed = dict(zip(sorted(known), new_names, strict=False))
@@ -386,7 +386,7 @@ def _check(train: pl.DataFrame, hidden: pl.DataFrame, rest: pl.DataFrame, cut: i
 
 def _hide_pairs(train: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     pairs = sorted(train.select("user_id", "item_id").unique().rows())
-    random.Random(f"{seed} warm pairs").shuffle(pairs)  # noqa: S311
+    random.Random(f"{seed} warm pairs").shuffle(pairs)  # noqa: S311  repeatable, no secret
     of_user: dict[str, int] = {}
     of_item: dict[str, int] = {}
     for user_id, item_id in pairs:

@@ -273,10 +273,7 @@ def _gather(
                 both[0] += gains[num]
                 both[1] += parts[num]
     return {
-        pool: {
-            over: tuple(np.array([units[key] for key in sorted(units)]).T)  # type: ignore[misc]
-            for over, units in sides.items()
-        }
+        pool: {over: tuple(np.array([units[key] for key in sorted(units)]).T) for over, units in sides.items()}
         for pool, sides in sums.items()
     }
 

@@ -103,7 +103,7 @@ class AlphabeticalRanker:
 @pytest.fixture
 def engine(tmp_path: Path, store: GraphStore, graph: KnowledgeGraph) -> Engine:
     workspace = Workspace.create(tmp_path / "w", store="memory:")
-    return Engine(workspace, store, graph, AlphabeticalRanker(graph))  # type: ignore[arg-type]
+    return Engine(workspace, store, graph, AlphabeticalRanker(graph))
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def bought_since(tmp_path: Path, store: GraphStore, graph: KnowledgeGraph) -> En
     since = pl.DataFrame({"head": ["u2", "u4"], "tail": ["epoxy", "saw"], "position": [2, 0], "weight": [1.0, 1.0]})
     store.write_edges(schema.INTERACTED, since.with_columns(source=pl.lit("behaviour")))
     workspace = Workspace.create(tmp_path / "w", store="memory:")
-    return Engine(workspace, store, snapshot(store, until=None), ranker)  # type: ignore[arg-type]
+    return Engine(workspace, store, snapshot(store, until=None), ranker)
 
 
 @pytest.fixture
@@ -142,4 +142,4 @@ def numbered(tmp_path: Path) -> Engine:
     store.set_mark("numbers")
     graph = snapshot(store, until=None)
     workspace = Workspace.create(tmp_path / "numbers", store="memory:")
-    return Engine(workspace, store, graph, AlphabeticalRanker(graph))  # type: ignore[arg-type]
+    return Engine(workspace, store, graph, AlphabeticalRanker(graph))

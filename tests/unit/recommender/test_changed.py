@@ -38,7 +38,7 @@ def later(graph: KnowledgeGraph, tmp_path: Path) -> KnowledgeGraph:
 
 def test_only_what_says_something_else_has_changed(graph: KnowledgeGraph, tmp_path: Path) -> None:
     save_digests(graph, tmp_path)
-    digests = load_added(Reader(graph.items.keys), tmp_path)  # type: ignore[arg-type]
+    digests = load_added(Reader(graph.items.keys), tmp_path)
     assert changed_items(graph, digests).tolist() == []
     product = pl.DataFrame({"key": ["epoxy", "brand new"], "name": ["Epoxy resin", "New"]})
     maker = pl.DataFrame({"head": ["cable"], "tail": ["bosch"], "source": ["catalogue"]})
@@ -49,14 +49,14 @@ def test_only_what_says_something_else_has_changed(graph: KnowledgeGraph, tmp_pa
 
 def test_events_are_no_change(graph: KnowledgeGraph, tmp_path: Path) -> None:
     save_digests(graph, tmp_path)
-    digests = load_added(Reader(graph.items.keys), tmp_path)  # type: ignore[arg-type]
+    digests = load_added(Reader(graph.items.keys), tmp_path)
     assert changed_items(graph.without_behaviour(graph.items.nums(["glue"])), digests).tolist() == []
 
 
 def test_what_was_added_is_given_back_and_is_no_change(later: KnowledgeGraph, tmp_path: Path) -> None:
-    save_added(Reader(later.items.keys), later, tmp_path)  # type: ignore[arg-type]
+    save_added(Reader(later.items.keys), later, tmp_path)
     reader = Reader(later.items.keys[:-1])
-    digests = load_added(reader, tmp_path)  # type: ignore[arg-type]
+    digests = load_added(reader, tmp_path)
     assert reader.given is not None
     item_ids, item_nums, arrays = reader.given
     assert tuple(item_ids) == later.items.keys
@@ -69,9 +69,9 @@ def test_what_was_added_is_given_back_and_is_no_change(later: KnowledgeGraph, tm
 
 
 def test_what_an_older_model_has_read_is_read_again(later: KnowledgeGraph, tmp_path: Path) -> None:
-    save_added(Reader(later.items.keys, "model 0"), later, tmp_path)  # type: ignore[arg-type]
+    save_added(Reader(later.items.keys, "model 0"), later, tmp_path)
     reader = Reader(later.items.keys[:-1])
-    digests = load_added(reader, tmp_path)  # type: ignore[arg-type]
+    digests = load_added(reader, tmp_path)
     assert reader.given is None
     assert changed_items(later, digests).tolist() == [1, 7]
 
@@ -80,10 +80,10 @@ def test_what_an_older_model_has_read_is_read_again(later: KnowledgeGraph, tmp_p
     ("file", "way_out"), [("digests.json", "run: firstshelf train"), ("added.safetensors", "delete it")]
 )
 def test_a_damaged_file_is_a_clear_error(later: KnowledgeGraph, tmp_path: Path, file: str, way_out: str) -> None:
-    save_added(Reader(later.items.keys), later, tmp_path)  # type: ignore[arg-type]
+    save_added(Reader(later.items.keys), later, tmp_path)
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-5])
     with pytest.raises(WorkspaceError, match=f"damaged.*{way_out}"):
-        load_added(Reader(later.items.keys[:-1]), tmp_path)  # type: ignore[arg-type]
+        load_added(Reader(later.items.keys[:-1]), tmp_path)
     save_file({"other": np.zeros(1)}, tmp_path / file)
     with pytest.raises(WorkspaceError, match=f"damaged.*{way_out}"):
-        load_added(Reader(later.items.keys[:-1]), tmp_path)  # type: ignore[arg-type]
+        load_added(Reader(later.items.keys[:-1]), tmp_path)

@@ -148,7 +148,7 @@ def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         engine.recommend("u1", k=0)
     with pytest.raises(ValueError, match="'new' or 'all'"):
-        engine.recommend("u1", pool="cold")  # type: ignore[arg-type]
+        engine.recommend("u1", pool="cold")
     with pytest.raises(UnknownItemError, match="firstshelf launch"):
         engine.similar("ghost")
     with pytest.raises(UnknownItemError, match="ghost"):

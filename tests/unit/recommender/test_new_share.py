@@ -46,7 +46,7 @@ class Table:
 
 
 def boost(table: Table, new_share: float, k: int = 10, **options: Any) -> float:
-    return boost_for(table, table.histories, k=k, new_share=new_share, **{"is_new": IS_NEW, **options})  # type: ignore[arg-type]
+    return boost_for(table, table.histories, k=k, new_share=new_share, **{"is_new": IS_NEW, **options})
 
 
 @pytest.mark.parametrize("shift", [-8.0, 0.0, 8.0], ids=["below", "among", "above"])

@@ -328,7 +328,7 @@ def test_nothing_to_learn_from_is_a_clear_error(n_users: int, text_model: str) -
     ids=["no text", "no graph", "nothing but events", "nothing new", "tiny"],
 )
 def test_poor_shops_still_get_lists(options: dict[str, int], text_model: str) -> None:
-    graph = checkerboard(**options)  # type: ignore[arg-type]
+    graph = checkerboard(**options)
     ranker = Ranker.fit(graph, text_model=text_model)
     ranking = ranker.rank([np.array([0, 4])], k=5, pool="all")
     assert (ranking.item_nums >= 0).all()

@@ -39,7 +39,7 @@ def server_error(code: str, message: str = "it is said") -> exceptions.Neo4jErro
         (server_error("Neo.ClientError.Database.DatabaseNotFound"), "set NEO4J_DATABASE"),
         (exceptions.UnsupportedServerProduct("Bolt 3 it is"), "upgrade it"),
         (server_error("Neo.ClientError.Statement.SyntaxError", "Invalid input"), "refused a query: Invalid input"),
-        (exceptions.TransactionError(None, "broken"), "cannot be used"),  # type: ignore[arg-type]
+        (exceptions.TransactionError(None, "broken"), "cannot be used"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
