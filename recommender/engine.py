@@ -137,7 +137,8 @@ class Engine:
             n_paths: at most so many paths per explanation.
             new_share: for pool ``"all"``, the share of the slots that new items get on average over the shop's
                 customers, from 0 to 1. The same for every call: one customer's list is what it is in a batch of all.
-                ``None`` leaves it to the scores. With it, scores of new items are shifted as far as the share asks.
+                ``None`` leaves it to the scores. The share decides which items are in a list; their order and their
+                scores are those of ``score``.
 
         Raises:
             ValueError: neither users nor a history, both, k < 1, another pool, or a share that is none.

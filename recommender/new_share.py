@@ -1,4 +1,4 @@
-"""``boost_for``: how far the scores of new items are shifted so that they get a share of the slots that a shop sets."""
+"""``boost_for``: how far new items are preferred in choosing lists, so that they get the share of slots that a shop sets."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def boost_for(
     new_share: float,
     is_new: NDArray[np.bool_],
 ) -> float:
-    """The log odds to be added to new items so that they get ``new_share`` of the slots of these histories' lists.
+    """The log odds to be added to new items in choosing lists, so that they get ``new_share`` of these histories' slots.
 
     A list's j-th new item is in it where its score and the boost beat the known item that it would push out, the
     (k + 1 - j)-th: so every new slot has its own least boost, and the one that gives the share is a quantile of those.
-    Of several that give it, the one nearest 0 is taken: scores move no farther than the share asks.
+    Of several that give it, the one nearest 0 is taken: choices move no farther than the share asks.
 
     Args:
         ranker: ranks all items.
         histories: of the shop's customers, always the same ones; 256 of them, evenly spaced, are ranked.
         k: list length.
-        new_share: from 0 (new items come last) to 1 (they come first).
+        new_share: from 0 (new items only fill lists that would end early) to 1 (known items only do).
         is_new: the items that count as new, shape (I,).
     """
     if not 0 < new_share < 1:

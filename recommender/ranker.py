@@ -37,6 +37,8 @@ _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
 _HIDDEN_SHARE: Final = 0.2
+_AHEAD: Final = 0.5
+"""Share of a known item's events that is still to come, on average over a shop's known items, where no clock tells."""
 _N_FOLDS: Final = 3
 _SPANS: Final = (0.7, 0.8, 0.9)
 """Shares of the items launched before each of the time folds' spans begins."""
@@ -340,7 +342,8 @@ class Ranker:
             k: list length.
             pool: ``new`` ranks only items without events at training.
             exclude: more items that a user must not see, one array a history.
-            boost: is added to the log odds of each item, shape (I,); -inf hides an item.
+            boost: is added to the log odds of each item, shape (I,); -inf hides an item. It decides who is in the list:
+                the order, and the scores, stay those of the log odds.
         """
         strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
         nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
@@ -356,14 +359,11 @@ class Ranker:
             steps = self._scorers.steps(read.rows)
             scores = np.concatenate([self._stratum_scores(read, stratum, steps) for stratum in strata], axis=1)
             scores = scores[:, order]
-            if boost is not None:
-                scores += boost[nums[order]]
             for row, history in enumerate(part):
                 hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
                 columns = column[hidden]
                 scores[row, columns[columns >= 0]] = -np.inf
-            best = _best(scores, k)
-            values = np.take_along_axis(scores, best, axis=1)
+            best, values = _chosen(scores, k, None if boost is None else boost[nums[order]])
             rows = slice(start, start + len(part))
             found.item_nums[rows, : best.shape[1]] = np.where(np.isfinite(values), nums[order][best], -1)
             found.scores[rows, : best.shape[1]] = values
@@ -642,7 +642,8 @@ class _Fold:
         hidden_new: all events of the items that play the new ones.
         hidden_known: events of other items that are hidden too; only the last fold has them, so that new and known
             items are measured in one world.
-        known_share: share of the known items' future events that ``hidden_known`` holds.
+        known_share: share of the known items' future events that ``hidden_known`` holds, where ``hidden_new`` holds all
+            of the new ones'.
         by: how the items were chosen.
     """
 
@@ -700,7 +701,7 @@ def _folds_by_chance(interactions: sparse.csr_array, seed: int) -> list[_Fold]:
             lengths = np.diff(seen.indptr)
             later = np.repeat(lengths >= 3, lengths) & (rng.random(seen.nnz) < _HIDDEN_SHARE)
             seen, known = _split(seen, later)
-        folds.append(_Fold(seen, hidden_new, known, _HIDDEN_SHARE, "chance"))
+        folds.append(_Fold(seen, hidden_new, known, _HIDDEN_SHARE / _AHEAD, "chance"))
     return folds
 
 
@@ -783,6 +784,21 @@ def _split(interactions: sparse.csr_array, hidden: NDArray[np.bool_]) -> tuple[s
         data = (interactions.data[mask], interactions.indices[mask], indptr)
         parts.append(sparse.csr_array(data, shape=interactions.shape))
     return parts[0], parts[1]
+
+
+def _chosen(
+    scores: NDArray[np.float32], k: int, boost: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Columns of the k that are best with the boost, ordered by their scores without it; -inf ends a list."""
+    if boost is None:
+        best = _best(scores, k)
+        return best, np.take_along_axis(scores, best, axis=1)
+    boosted = scores + boost
+    best = np.sort(_best(boosted, k), axis=1)
+    shown = np.isfinite(np.take_along_axis(boosted, best, axis=1))
+    values = np.where(shown, np.take_along_axis(scores, best, axis=1), np.float32(-np.inf))
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -1,10 +1,12 @@
 """New and known items in one list: the product's one scale of scores beside two ways of merging that need no scale.
 
 All three merge the same two rankings at the same share of new items, that of the catalogue, and so each has one number
-to be chosen: an offset on the merits of new items, the same for all users. They differ in the merits alone:
+to be chosen: an offset on the merits of new items, the same for all users. They differ in the merits:
 
-- calibrated: the product's log odds; this is what ``recommend --new-share`` does.
+- calibrated: the product's log odds. The offset chooses who is in the list, the log odds alone order it; this is what
+  ``recommend --new-share`` does.
 - z-norm switching: each user's scores less their mean, over their deviation, among new and among known items by itself.
+  Also with the offset choosing alone, as in ours.
 - reciprocal-rank fusion: 1 / (60 + rank) among new and among known items (Cormack et al. 2009), with a factor on new
   items. As logarithms here, so that the factor is an offset too.
 """
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
     from cases import Case
     from numpy.typing import NDArray
 
-WAYS: Final = ("calibrated", "z-norm switching", "reciprocal-rank fusion")
+OURS: Final = "calibrated"
+WAYS: Final = {
+    OURS: (0, False),
+    "z-norm switching": (1, True),
+    "z-norm, the offset chooses alone": (1, False),
+    "reciprocal-rank fusion": (2, True),
+}
+"""Way → place of its merits, and whether the offset also orders the lists that it chose."""
 _RANK_OFFSET: Final = 60
 _USERS_AT_ONCE: Final = 512
 
@@ -69,8 +78,9 @@ def compare_ways(
     tested = np.flatnonzero(relevant_new.sum(axis=1))
     new_share = float(is_new.mean())
     ways, values = {}, {}
-    for way, new, known in zip(WAYS, new_merits, known_merits, strict=True):
-        lists, offset = merge(new_nums, new, known_nums, known, new_share)
+    for way, (place, orders) in WAYS.items():
+        new, known = new_merits[place], known_merits[place]
+        lists, offset = merge(new_nums, new, known_nums, known, new_share, orders=orders)
         values[way] = ranking_metrics(lists[tested], sparse.csr_array(relevant_new[tested]), [k])[f"ndcg@{k}"]
         of_all = ranking_metrics(lists, relevant, [k])[f"ndcg@{k}"]
         ways[way] = {
@@ -79,8 +89,10 @@ def compare_ways(
             f"ndcg@{k} new": round(float(values[way].mean()), 5),
             f"ndcg@{k} all": round(float(of_all.mean()), 5),
         }
-    for way in WAYS[1:]:
-        interval = paired_bootstrap(values[WAYS[0]], values[way])
+    for way in WAYS:
+        if way == OURS:
+            continue
+        interval = paired_bootstrap(values[OURS], values[way])
         bounds = (interval.difference, interval.difference_low, interval.difference_high)
         ways[way]["ours minus it"] = [round(bound, 5) for bound in bounds]
     return {"new_share": round(new_share, 5), "n_users": {"new": len(tested), "all": len(lists)}, "ways": ways}
@@ -97,7 +109,7 @@ def best_of(
         k: list length.
 
     Returns:
-        (item_nums, -1 where there are fewer, shape (B, k); merits, -inf there, shape (len(WAYS), B, k)).
+        (item_nums, -1 where there are fewer, shape (B, k); merits, -inf there, shape (3, B, k)).
     """
     columns = np.flatnonzero(inside)
     values = scores[:, columns].astype(np.float64)
@@ -124,6 +136,8 @@ def merge(
     known_nums: NDArray[np.int64],
     known: NDArray[np.float64],
     new_share: float,
+    *,
+    orders: bool,
 ) -> tuple[NDArray[np.int64], float]:
     """Lists by merit, with the offset on new items that gives them ``new_share`` of the slots of all lists.
 
@@ -135,6 +149,7 @@ def merge(
         new_nums, known_nums: each user's best items, -1 padded, shape (U, k).
         new, known: their merits, best first, -inf padded, shape (U, k).
         new_share: from 0 to 1; more new items are taken only where a list would not be full without them.
+        orders: whether the offset counts in the order of a list, too.
 
     Returns:
         (item_nums, -1 where a list ends early, shape (U, k); the offset).
@@ -151,7 +166,7 @@ def merge(
     n_new = np.bincount(users[order[:n_taken]], minlength=n_users)[:, None]
     slots = np.arange(k)
     merits = np.concatenate(
-        [np.where(slots < n_new, new + offset, -np.inf), np.where(slots < k - n_new, known, -np.inf)], axis=1
+        [np.where(slots < n_new, new + offset * orders, -np.inf), np.where(slots < k - n_new, known, -np.inf)], axis=1
     )
     best = np.argsort(-merits, axis=1, kind="stable")[:, :k]  # equal merits: the new item first
     item_nums = np.take_along_axis(np.concatenate([new_nums, known_nums], axis=1), best, axis=1)

@@ -94,18 +94,24 @@ def test_neither_new_nor_known_items_flood_the_list(ranker: Ranker, histories: l
     assert ranker.is_cold.mean() / 4 < share < ranker.is_cold.mean() * 4
 
 
-def test_a_boost_is_added_to_the_score_before_ranking(ranker: Ranker, histories: list[np.ndarray]) -> None:
+@pytest.mark.parametrize("k", [4, 20, 90])
+def test_a_boost_chooses_the_items_and_leaves_their_order_and_scores(
+    ranker: Ranker, histories: list[np.ndarray], k: int
+) -> None:
     plain = ranker.rank(histories[:3], k=90, pool="all")
     boost = np.zeros(80, dtype=np.float32)
     boost[[5, 70]], boost[71] = 50, -np.inf
-    boosted = ranker.rank(histories[:3], k=90, pool="all", boost=boost)
+    boosted = ranker.rank(histories[:3], k=k, pool="all", boost=boost)
     for row, history in enumerate(histories[:3]):
+        plain_nums = [num for num in plain.item_nums[row] if num not in {-1, 71}]
+        first = [num for num in plain_nums if num in {5, 70}]
+        rest = [num for num in plain_nums if num not in {5, 70}]
+        wanted = sorted([*first, *rest][:k], key=plain_nums.index)
+        assert {70} <= set(first) <= {5, 70} - set(history.tolist())
+        assert boosted.item_nums[row, : len(wanted)].tolist() == wanted
+        assert (boosted.item_nums[row, len(wanted) :] == -1).all()
         before = dict(zip(plain.item_nums[row].tolist(), plain.scores[row], strict=True))
-        after = dict(zip(boosted.item_nums[row].tolist(), boosted.scores[row], strict=True))
-        assert set(boosted.item_nums[row, :2]) == {5, 70} if 5 not in history else boosted.item_nums[row, 0] == 70
-        assert 71 not in after
-        assert after[70] == pytest.approx(before[70] + 50, abs=1e-3)
-        assert after[72] == before[72]
+        assert boosted.scores[row, : len(wanted)].tolist() == [before[num] for num in wanted]
 
 
 def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
