@@ -1,4 +1,4 @@
-"""``boost_for``: how far new items are preferred in choosing lists, so that they get the share of slots that a shop sets."""
+"""``boost_for``: how far new items are preferred when lists are chosen, for the share of slots that a shop sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def boost_for(
     new_share: float,
     is_new: NDArray[np.bool_],
 ) -> float:
-    """The log odds to be added to new items in choosing lists, so that they get ``new_share`` of these histories' slots.
+    """The log odds to be added to new items when lists are chosen, for ``new_share`` of the slots of these histories.
 
     A list's j-th new item is in it where its score and the boost beat the known item that it would push out, the
     (k + 1 - j)-th: so every new slot has its own least boost, and the one that gives the share is a quantile of those.
