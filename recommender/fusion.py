@@ -115,7 +115,7 @@ class Fusion:
     Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007): the linear model to its optimum,
     since its loss is convex, and the network from there. The linear model rests on few numbers and carries over to
     other items better; the network bends where there are enough items to learn from. What ranks the validation items
-    best is shipped, and that may be the untrained blend.
+    best is shipped, trained once more on them too; and that may be the untrained blend.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -132,7 +132,7 @@ class Fusion:
         epochs: int,
         seed: int,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Fusion, dict[str, Any]]:
+    ) -> tuple[Fusion, Fusion, dict[str, Any]]:
         """Train.
 
         Args:
@@ -145,30 +145,42 @@ class Fusion:
             progress: called with epochs done and in all.
 
         Returns:
-            The fusion, and the NDCG@20 on validation items of the blend, the linear model, the network and their mean.
+            The fusion to ship; the same as it was validated, for what must not have seen the validation items; and the
+            NDCG@20 on them of the blend, the linear model, the network and their mean.
         """
         train = [examples for examples in train if examples.positives.shape[1]]
         report = progress or (lambda done, total: None)
         torch.manual_seed(seed)
         if not len(validation):
-            return cls(_Network(blends[0] * readable).arrays()), {
-                "shipped": "blend",
-                "because": "nothing to validate on",
-            }
+            blend = cls(_Network(blends[0] * readable).arrays())
+            return blend, blend, {"shipped": "blend", "because": "nothing to validate on"}
         of_blends = [float(validation.ndcg(_linear(validation, blend * readable)).mean()) for blend in blends]
         blended = _Network(_tempered(blends[int(np.argmax(of_blends))] * readable, train)).arrays()
         models = {"blend": cls(blended)}
-        if train:
-            linear = {**blended, "linear": _best_linear(blended["linear"], train, readable)}
-            report(1, 1 + epochs)
-            network = _train(linear, train, readable, epochs, seed, report=lambda done: report(1 + done, 1 + epochs))
+        n_steps = 2 * (1 + epochs)
+
+        def learned(examples: Sequence[Examples], before: int, *, bends: bool) -> dict[str, Fusion]:
+            linear = {**blended, "linear": _best_linear(blended["linear"], examples, readable)}
+            report(before + 1, n_steps)
+            if not bends:
+                return {"linear": cls(linear)}
+            network = _train(
+                linear, examples, readable, epochs, seed, report=lambda done: report(before + 1 + done, n_steps)
+            )
             halves = {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
             mean = {**network, **{name: array.astype(np.float32) for name, array in halves.items()}}
-            models |= {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
+            return {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
+
+        if train:
+            models |= learned(train, 0, bends=True)
         found = {name: float(validation.ndcg(model.scores(validation)).mean()) for name, model in models.items()}
         shipped = max(found, key=found.__getitem__)
         about = {"ndcg@20 of": {name: round(value, 4) for name, value in found.items()}, "shipped": shipped}
-        return models[shipped], about
+        final = models[shipped]
+        if shipped != "blend":
+            final = learned([*train, validation], 1 + epochs, bends=shipped != "linear")[shipped]
+        report(n_steps, n_steps)
+        return final, models[shipped], about
 
     def scores(self, examples: Examples) -> NDArray[np.float32]:
         """Scores of all candidates of all users. Shape (B, C)."""

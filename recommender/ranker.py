@@ -577,7 +577,7 @@ class _Trainer:
             np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
         ]
         readable = np.array([stratum == "known" or column not in _OWN for column in self._columns])
-        fusion, about = Fusion.fit(
+        fusion, validated, about = Fusion.fit(
             blends,
             train,
             validation,
@@ -588,8 +588,8 @@ class _Trainer:
         )
         if not len(validation):
             return fusion, Calibrator(1.0, 0.0), about
-        scores = fusion.scores(validation)
-        baseline = _baseline(scorers, fusion, stratum, validation.rows, validation.scale, validation.n_history)
+        scores = validated.scores(validation)
+        baseline = _baseline(scorers, validated, stratum, validation.rows, validation.scale, validation.n_history)
         labels = np.zeros(scores.shape, dtype=bool)
         labels[validation.positives[0], validation.positives[1]] = True
         allowed = np.ones(scores.shape, dtype=bool)

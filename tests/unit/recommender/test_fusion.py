@@ -29,24 +29,36 @@ def examples(seed: int, *, informative: int, n_users: int = 200, n_items: int = 
     )
 
 
-def fit(train: Examples, validation: Examples, readable: np.ndarray | None = None) -> tuple[Fusion, dict[str, object]]:
+def fit(
+    train: Examples, validation: Examples, readable: np.ndarray | None = None
+) -> tuple[Fusion, Fusion, dict[str, object]]:
     mask = np.ones(len(BLEND), dtype=bool) if readable is None else readable
     return Fusion.fit([BLEND], [train], validation, readable=mask, epochs=6, seed=0)
 
 
 def test_it_finds_the_score_that_tells() -> None:
     validation = examples(1, informative=1)
-    fusion, _ = fit(examples(0, informative=1), validation)
-    scores = fusion.scores(validation)
-    assert scores.shape == (200, 40)
+    fusion, validated, _ = fit(examples(0, informative=1), validation)
     start = float(validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean())
-    assert float(validation.ndcg(scores).mean()) > start + 0.3
+    for scores in (fusion.scores(validation), validated.scores(validation)):
+        assert scores.shape == (200, 40)
+        assert float(validation.ndcg(scores).mean()) > start + 0.3
+
+
+def test_what_is_shipped_has_learned_from_the_validation_items_too() -> None:
+    """A handful of customers to train on teaches less than they and 200 more."""
+    few, validation, others = (examples(seed, informative=1, n_users=n) for seed, n in ((0, 4), (1, 200), (2, 400)))
+    fusion, validated, about = fit(few, validation)
+    assert about["shipped"] != "blend"
+    assert about["ndcg@20 of"][about["shipped"]] == round(float(validation.ndcg(validated.scores(validation)).mean()), 4)
+    assert others.ndcg(fusion.scores(others)).mean() > others.ndcg(validated.scores(others)).mean() + 0.01
 
 
 def test_it_never_ships_worse_than_the_blend_it_starts_from() -> None:
     """What holds in training does not hold on validation items: the blend stays."""
     validation = examples(1, informative=0)
-    fusion, _ = fit(examples(0, informative=2), validation)
+    fusion, _, about = fit(examples(0, informative=2), validation)
+    assert about["shipped"] == "blend"
     blend = validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean()
     assert validation.ndcg(fusion.scores(validation)).mean() >= blend - 1e-9
 
@@ -54,12 +66,12 @@ def test_it_never_ships_worse_than_the_blend_it_starts_from() -> None:
 def test_unreadable_inputs_do_not_move_a_score() -> None:
     mask = np.array([True, False, True, True, True, True])
     train, validation = examples(0, informative=1), examples(1, informative=1)
-    fusion, _ = fit(train, validation, mask)
+    *fusions, _ = fit(train, validation, mask)
     changed = validation.personal.copy()
     changed[:, :, 1] = 50
-    np.testing.assert_array_equal(
-        fusion.predict(changed, validation.facts, validation.n_history), fusion.scores(validation)
-    )
+    for fusion in fusions:
+        scores = fusion.predict(changed, validation.facts, validation.n_history)
+        np.testing.assert_array_equal(scores, fusion.scores(validation))
 
 
 def test_the_gradient_of_the_linear_loss_is_its_slope() -> None:
