@@ -264,34 +264,39 @@ class GraphEncoder:
         start = torch.from_numpy(_principal(content.dense[warm], embedding_size))
         topics = _topics(content.text, warm, seed)
         together = _together(interactions)
-        graph = _Graph(content, together, topics, place)
         popularity = np.log1p(n_events).astype(np.float32)
         network = _Network(start, pairs.features.shape[1]).to(place)
         optimizer, schedule = _optimizer(network, learning_rate, weight_decay, n_steps)
-        inputs = torch.from_numpy(content.dense).to(place)
-        log_popularity = torch.from_numpy(np.log(np.maximum(n_events, 1)).astype(np.float32)).to(place)
-        by_item = sparse.csc_array(interactions)
+        # New items teach nothing: nobody is matched with them, and nothing hears them. Rows are warm items from here.
+        sold = sparse.csr_array(interactions[:, warm])
+        sold_together = sparse.csr_array(together[warm][:, warm])
+        graph = _Graph(content, warm, sold_together, topics, place)
+        inputs = content.dense[warm] / np.float32(1 - dropout)
+        kept = np.empty_like(inputs)
+        log_popularity = torch.from_numpy(np.log(n_events[warm]).astype(np.float32)).to(place)
+        by_item = sparse.csc_array(sold)
         for step in range(n_steps):
             network.train()
-            masked = rng.choice(warm, max(1, int(len(warm) * _MASKED_SHARE)), replace=False)
-            seen = (n_events > 0).astype(np.float32)
+            masked = rng.choice(len(warm), max(1, int(len(warm) * _MASKED_SHARE)), replace=False)
+            seen = np.ones(len(warm), dtype=np.float32)
             seen[masked] = 0
             targets = masked[:_MAX_TARGETS]
             users = np.unique(by_item[:, targets].indices)
             users = rng.permutation(users)[:users_a_step]
-            rows = sparse.csr_array(interactions[users])
+            rows = sparse.csr_array(sold[users])
             history = sparse.csr_array(rows @ sparse.diags_array(seen, format="csr"))
             history.eliminate_zeros()
             known = np.flatnonzero(np.diff(history.indptr))
             if not len(known):
                 continue
             wanted = sparse.csr_array(rows[known][:, targets])
-            channels = _channels(sparse.csr_array(history[known]), together, seen)
+            channels = _channels(sparse.csr_array(history[known]), sold_together, seen)
             behaves = torch.from_numpy(seen).to(place)[:, None]
-            states = network.behaviour_states(_dropped(inputs, dropout, rng), graph.together, behaves)
+            dropped = _dropped(inputs, dropout, rng, out=kept).to(place)
+            states = network.behaviour_states(dropped, graph.together, behaves)
             vectors = network.vectors(states, network.entity_states(states, graph.members(seen)), graph.links)
             heard = np.unique(np.concatenate([channel.indices for channel in channels])).astype(np.int64)
-            near = _near(pairs, targets, heard, popularity, place)
+            near = _near(pairs, warm[targets], warm[heard], popularity, place)
             kernels = network.kernels(vectors[heard], vectors[targets], *near)
             totals = torch.exp(vectors[heard] @ network.attention)
             likely = torch.zeros((), device=place)
@@ -318,11 +323,16 @@ class GraphEncoder:
             "together.indptr": together.indptr,
         }
         encoder = cls(network, state, embedding_size=embedding_size)
-        encoder._settle(graph, inputs, (n_events > 0).astype(np.float32))
+        encoder._settle(content, (n_events > 0).astype(np.float32), together, place)
         return encoder
 
-    def _settle(self, graph: _Graph, inputs: torch.Tensor, seen: NDArray[np.float32]) -> None:
+    def _settle(
+        self, content: ItemContent, seen: NDArray[np.float32], together: sparse.csr_array, device: torch.device
+    ) -> None:
+        """Keep the vectors of all items, and of the entities around those that behave (``seen`` is 1, shape (I,))."""
         network = self._network.eval()
+        graph = _Graph(content, np.arange(len(content)), together, self._state["topics"], device)
+        inputs = torch.from_numpy(content.dense).to(device)
         with torch.inference_mode():
             behaves = torch.from_numpy(seen).to(inputs.device)[:, None]
             states = network.behaviour_states(inputs, graph.together, behaves)
@@ -453,14 +463,15 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=n_steps + 1, pct_start=0.2)
 
 
-def _dropped(inputs: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
+def _dropped(
+    inputs: NDArray[np.float32], share: float, rng: np.random.Generator, *, out: NDArray[np.float32]
+) -> torch.Tensor:
     """Dropout of the content's own columns; rotated to principal directions first, it lost 2 % of NDCG.
 
-    A random byte an entry: torch's own mask took a fifth of a training step.
+    A random byte an entry, into memory that is there: torch's own took a fifth of a training step.
     """
-    drawn = np.frombuffer(rng.bytes(inputs.numel()), dtype=np.uint8).reshape(inputs.shape)
-    kept = torch.from_numpy(drawn >= round(256 * share)).to(inputs.device)
-    return inputs * kept / (1 - share)
+    drawn = np.frombuffer(rng.bytes(inputs.size), dtype=np.uint8).reshape(inputs.shape)
+    return torch.from_numpy(np.multiply(inputs, drawn >= round(256 * share), out=out))
 
 
 def _channels(
@@ -494,17 +505,17 @@ def _near(
 
 
 class _Graph:
-    """The adjacencies of a training run; only which items behave changes from step to step."""
+    """The adjacencies of some items, as rows of ``item_nums``; only which of them behave changes from step to step."""
 
     def __init__(
         self,
         content: ItemContent,
+        item_nums: NDArray[np.int64],
         together: sparse.csr_array,
         topics: NDArray[np.float32],
         device: torch.device,
     ) -> None:
-        nums = np.arange(len(content))
-        members = {name: _members(content, name, nums, topics) for name in ENTITIES}
+        members = {name: _members(content, name, item_nums, topics) for name in ENTITIES}
         self._device = device
         self._members = {name: sparse.csr_array(matrix.T) for name, matrix in members.items()}
         self.links = {name: _csr(_row_means(matrix), device) for name, matrix in members.items()}

@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128

@@ -37,8 +37,11 @@ VIEWS: Final = ("words", "terms", "text", "characters", "brands", "categories", 
 DIRECT: Final = (
     ("words", 1),
     ("terms", 1),
+    ("terms", 2),
     ("text", 6),
+    ("text", 12),
     ("characters", 2),
+    ("characters", 5),
     ("brands", 1),
     ("categories", 1),
     ("attributes", 1),
@@ -48,6 +51,7 @@ NEAREST: Final = (("words", 1),)
 """(view, power): the most similar item of the history."""
 WALKED: Final = (
     ("ease", "words", 1),
+    ("ease", "categories", 1),
     ("walk", "words", 2),
     ("walk", "terms", 2),
     ("walk", "brands", 1),
@@ -55,6 +59,8 @@ WALKED: Final = (
     ("walk", "attributes", 1),
 )
 """(step, view, power): the history after one step through behaviour, then to the candidate's nearest warm items."""
+FACTS: Final = (("brands", 1.0), ("categories", 1.0), ("attributes", 1.0), ("terms", 0.6))
+"""(bag, weight) of the facts through which the history walks to a candidate."""
 KERNEL: Final = (
     ("words", 1.0, 1),
     ("terms", 0.5, 1),
@@ -86,6 +92,7 @@ def score_names() -> tuple[str, ...]:
         *(f"{view}^{power:g}" for view, power in DIRECT),
         *(f"nearest {view}" for view, _ in NEAREST),
         *(f"{step}+{view}" for step, view, _ in WALKED),
+        "facts",
         "ridge",
         *(f"{step}+ridge" for step in BEHAVIOUR),
         "graph",
@@ -265,7 +272,7 @@ class Scorers:
         grown = np.zeros(len(self._content) - len(self.n_events), dtype=np.int64)
         self.n_events = self._arrays["n_events"] = np.concatenate([self.n_events, grown])
         if self.rest_on(item_nums):
-            for cached in ("_reference", "_facts_scale"):
+            for cached in ("_reference", "_facts_scale", "fact_steps"):
                 self.__dict__.pop(cached, None)
 
     def rest_on(self, item_nums: NDArray[np.int64]) -> bool:
@@ -291,6 +298,14 @@ class Scorers:
     def steps(self, histories: sparse.csr_array) -> Steps:
         """The histories after one step of each model, whatever the candidates."""
         return {step: _dense(histories @ model) for step, model in self.models.items()}
+
+    @cached_property
+    def fact_steps(self) -> sparse.csr_array:
+        """Probability of a step from a warm item to a fact, over the fact's weight among them. Shape (n_warm, V)."""
+        facts = _facts(self._content, self._warm)
+        leave, arrive = (facts.sum(axis=axis) for axis in (1, 0))
+        steps = sparse.diags_array(1 / np.maximum(leave, 1e-9)) @ facts @ sparse.diags_array(1 / (arrive + 1e-9))
+        return sparse.csr_array(steps, dtype=np.float32)
 
     def block(self, item_nums: NDArray[np.int64]) -> Block:
         """Prepare scoring of these candidates."""
@@ -377,6 +392,7 @@ class Block:
         self._views = {view: sparse.csr_array(matrix.T) for view, matrix in matrices.items()}
         self._direct = [power_of(self._views[view], power) for view, power in DIRECT]
         self._walked = {(view, power): _mean_neighbour(matrices[view], power) for _, view, power in WALKED}
+        self._facts = sparse.csr_array(_facts(scorers._content, item_nums).T)
         kernel = content_kernel(scorers._content, warm, item_nums)
         inverse = scorers._arrays.get("ridge")
         self._regression: Any = kernel if inverse is None else inverse @ kernel
@@ -420,6 +436,7 @@ class Block:
         if len(self.item_nums) <= _FEW_CANDIDATES:
             for step, view, power in WALKED:
                 yield histories @ self._stepped_back[step, view, power]
+            yield histories @ self._stepped_back["facts", "own", 1]
             yield regressed
             for step in BEHAVIOUR:
                 yield histories @ self._stepped_back[step, "ridge", 1]
@@ -431,6 +448,7 @@ class Block:
         for step, view, power in WALKED:
             walked: NDArray[np.float32] = self._walked[view, power] @ steps[step].T
             yield walked.T
+        yield (histories @ self._scorers.fact_steps @ self._facts).toarray()
         yield regressed
         for step in BEHAVIOUR:
             yield steps[step] @ self._regression
@@ -446,6 +464,7 @@ class Block:
             (step, view, power): _dense(models[step] @ _dense(self._walked[view, power]).T)
             for step, view, power in WALKED
         }
+        stepped["facts", "own", 1] = _dense(self._scorers.fact_steps @ self._facts)
         for step in BEHAVIOUR:
             stepped[step, "ridge", 1] = _dense(models[step] @ self._regression)
             stepped[step, "own", 1] = _dense(models[step][:, np.maximum(self._own, 0)])
@@ -462,6 +481,11 @@ def content_kernel(content: ItemContent, rows: NDArray[np.int64], columns: NDArr
             similarity = (content.bags[view][rows] @ content.bags[view][columns].T).toarray()
         total += weight * similarity**power
     return total
+
+
+def _facts(content: ItemContent, item_nums: NDArray[np.int64]) -> sparse.csr_array:
+    """Items × facts and title words, with their weights. Shape (B, V)."""
+    return sparse.csr_array(sparse.hstack([weight * content.bags[bag][item_nums] for bag, weight in FACTS]))
 
 
 def _ridge(content: ItemContent, warm: NDArray[np.int64]) -> NDArray[np.float32]:

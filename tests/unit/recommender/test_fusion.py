@@ -50,7 +50,9 @@ def test_what_is_shipped_has_learned_from_the_validation_items_too() -> None:
     few, validation, others = (examples(seed, informative=1, n_users=n) for seed, n in ((0, 4), (1, 200), (2, 400)))
     fusion, validated, about = fit(few, validation)
     assert about["shipped"] != "blend"
-    assert about["ndcg@20 of"][about["shipped"]] == round(float(validation.ndcg(validated.scores(validation)).mean()), 4)
+    assert about["ndcg@20 of"][about["shipped"]] == round(
+        float(validation.ndcg(validated.scores(validation)).mean()), 4
+    )
     assert others.ndcg(fusion.scores(others)).mean() > others.ndcg(validated.scores(others)).mean() + 0.01
 
 
