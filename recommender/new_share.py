@@ -35,7 +35,7 @@ def boost_for(
         ranker: ranks all items.
         histories: of the shop's customers, always the same ones; 256 of them, evenly spaced, are ranked.
         k: list length.
-        new_share: from 0 (new items only fill lists that would end early) to 1 (known items only do).
+        new_share: from 0 (new items only fill what known ones leave empty) to 1 (the other way round).
         is_new: the items that count as new, shape (I,).
     """
     if not 0 < new_share < 1:

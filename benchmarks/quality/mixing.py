@@ -1,6 +1,6 @@
-"""New and known items in one list: the product's one scale of scores beside two ways of merging that need no scale.
+"""New and known items in one list: the product's one scale of scores beside ways of merging that need no scale.
 
-All three merge the same two rankings at the same share of new items, that of the catalogue, and so each has one number
+All merge the same two rankings at the same share of new items, that of the catalogue, and so each has one number
 to be chosen: an offset on the merits of new items, the same for all users. They differ in the merits:
 
 - calibrated: the product's log odds. The offset chooses who is in the list, the log odds alone order it; this is what
