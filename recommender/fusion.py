@@ -44,6 +44,7 @@ class Examples:
         known: the same of each event that is not hidden: these candidates are not ranked. Shape (2, Q).
         rows: the histories, as ``Scorers.histories`` gives them.
         scale: their scale, shape (B, 2, S).
+        tested_share: of the users they were drawn from, the share that has a hidden positive, as all B have.
     """
 
     personal: NDArray[np.float16]
@@ -53,6 +54,7 @@ class Examples:
     known: NDArray[np.int64]
     rows: sparse.csr_array
     scale: NDArray[np.float32]
+    tested_share: float
 
     def __len__(self) -> int:
         return len(self.personal)
@@ -367,20 +369,21 @@ class Calibrator:
     bias: float
 
     @classmethod
-    def fit(cls, lifts: NDArray[np.float32], labels: NDArray[np.bool_], *, kept: float) -> Calibrator:
+    def fit(cls, lifts: NDArray[np.float32], labels: NDArray[np.bool_], *, factor: float) -> Calibrator:
         """Fit on pairs.
 
         Args:
             lifts: shape (N,).
             labels: whether the pair was a hidden event, shape (N,).
-            kept: share of the future events that the labels hold: the odds are of all of them divided by this.
+            factor: of the odds: below 1 where pairs are only of users who have a hidden event, above 1 where the labels
+                hold only a part of the future ones.
         """
         from sklearn.linear_model import LogisticRegression
 
         if labels.all() or not labels.any():
             return cls(1.0, 0.0)
         model = LogisticRegression(C=1e3).fit(lifts[:, None], labels)
-        return cls(float(max(model.coef_[0, 0], 1e-3)), float(model.intercept_[0] - np.log(kept)))
+        return cls(float(max(model.coef_[0, 0], 1e-3)), float(model.intercept_[0] + np.log(factor)))
 
     def __call__(self, lifts: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log odds, of the same shape."""

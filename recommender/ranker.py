@@ -549,9 +549,11 @@ class _Trainer:
         if len(candidates) > _MAX_CANDIDATES:
             candidates = np.sort(np.random.default_rng(self._seed).choice(candidates, _MAX_CANDIDATES, replace=False))
         users = self._rng.permutation(seen.shape[0]) if users is None else users
+        users = users[np.diff(seen.indptr)[users] > 0]
         wanted = sparse.csr_array(hidden[:, candidates])
-        testable = (np.diff(wanted.indptr) > 0) & (np.diff(seen.indptr) > 0)
-        users = users[testable[users]][:_MAX_USERS]
+        testable = np.diff(wanted.indptr)[users] > 0
+        tested_share = float(testable.mean()) if len(users) else 0.0
+        users = users[testable][:_MAX_USERS]
         block = scorers.block(candidates)
         rows = scorers.histories(_recent(seen[users]))
         scale = scorers.scale(rows)
@@ -567,6 +569,7 @@ class _Trainer:
             np.stack(sparse.csr_array(seen[users][:, candidates]).nonzero()).astype(np.int64),
             rows,
             scale,
+            tested_share,
         )
 
     def _fit(
@@ -594,7 +597,8 @@ class _Trainer:
         labels[validation.positives[0], validation.positives[1]] = True
         allowed = np.ones(scores.shape, dtype=bool)
         allowed[validation.known[0], validation.known[1]] = False
-        calibrator = Calibrator.fit((scores - baseline[:, None])[allowed], labels[allowed], kept=kept)
+        lifts = (scores - baseline[:, None])[allowed]
+        calibrator = Calibrator.fit(lifts, labels[allowed], factor=validation.tested_share / kept)
         about |= {
             "n_users": len(validation),
             "n_items": scores.shape[1],
