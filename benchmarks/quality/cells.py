@@ -15,6 +15,11 @@ import psutil
 
 def provenance(command: str) -> dict[str, Any]:
     """Commit, whether the code differs from it, the command, the time and the machine."""
+    import torch
+
+    machine: dict[str, Any] = {"cpu_count": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
     return {
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "changed": bool(
@@ -22,7 +27,7 @@ def provenance(command: str) -> dict[str, Any]:
         ),
         "command": command,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu_count": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30)},
+        "machine": machine,
     }
 
 

@@ -44,11 +44,8 @@ _KEPT: Final = 50
 def main() -> None:
     options = _options()
     for name in options.sets:
-        for seed in options.seeds:
-            folder = options.work / "splits" / f"{name}-{options.protocol}-{seed}"
-            if SETS[name].options.get("protocol") == "time":
-                folder = options.work / "splits" / f"{name}-{seed}"
-            make_split(SETS[name], options.data, folder, seed=seed, warm=options.protocol == "warm")
+        for seed in () if options.compare_only else options.seeds:
+            folder = make_split(options.work, options.data, name, options.protocol, seed)
             case = None
             for method in _methods(options):
                 cell = (
@@ -61,7 +58,8 @@ def main() -> None:
                     continue
                 case = case or load_case(folder, seed)
                 _measure_cell(options, case, folder, name, method, seed, cell, facts)
-        _compare(options, name)
+        if not options.cells_only:
+            _compare(options, name)
 
 
 def _measure_cell(
@@ -283,8 +281,7 @@ _CASES: Final[dict[tuple[str, int], tuple[Case, list[str]]]] = {}
 
 def _case(options: argparse.Namespace, name: str, seed: int) -> tuple[Case, list[str]]:
     if (name, seed) not in _CASES:
-        folder = options.work / "splits" / f"{name}-{options.protocol}-{seed}"
-        folder = folder if folder.exists() else options.work / "splits" / f"{name}-{seed}"
+        folder = make_split(options.work, options.data, name, options.protocol, seed)
         case = load_case(folder, seed)
         import polars as pl
 
@@ -323,6 +320,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--protocol", choices=("cold", "warm"), default="cold")
     parser.add_argument("--methods", nargs="+", help="names, or baselines, trained, product, controls; all by default")
     parser.add_argument("--again", action="store_true", help="measure cells that are there once more")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--cells-only", action="store_true", help="compare nothing")
+    part.add_argument("--compare-only", action="store_true", help="measure nothing")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/quality/results"))
     parser.add_argument("--work", type=Path, default=Path(".cache/quality"), help="splits, lists, runs; may be deleted")
     return parser.parse_args()

@@ -268,8 +268,7 @@ def test_ease_weights_solve_their_equation(modules):
 
 def test_inner_cases_hide_nothing_of_the_truth(modules, data, tmp_path):
     baselines, cases, _ = modules
-    cases.make_split(cases.SETS["generated"], data, tmp_path / "split", seed=0, warm=False)
-    case = cases.load_case(tmp_path / "split", 0)
+    case = cases.load_case(cases.make_split(tmp_path, data, "generated", "cold", 0), 0)
     assert not case.train.multiply(case.truth).nnz
     assert not case.n_events[case.new].any()
     for inner in (case.inner(), baselines.pair_split(case)):

@@ -1,0 +1,99 @@
+"""The whole leaderboard: python benchmarks/quality/everything.py DATA_FOLDER
+
+Runs ``leaderboard.py`` and ``published.py`` for every cell of the README's tables, ``--jobs`` at a time, the longest
+first; then the comparisons and the tables. A cell that is there is not measured again, so the command can be stopped
+and started. What fails is named at the end, and the rest is done all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from cases import make_split
+from cells import say
+from product import CONTROLS, NAME
+
+FOLDER: Final = Path(__file__).parent
+WORK: Final = Path(".cache/quality")
+_FIVE: Final = ("0", "1", "2", "3", "4")
+SPLITS: Final = (
+    ("beauty", "cold", ("0",)),
+    ("beauty", "warm", ("0",)),
+    ("scientific", "cold", _FIVE),
+    ("scientific", "warm", ("0",)),
+    ("online_retail", "cold", ("0",)),
+    ("online_retail", "warm", ("0",)),
+)
+"""Set, protocol and seeds: five where the split depends on the seed and a cell takes minutes."""
+
+
+def steps() -> list[list[str]]:
+    """The arguments of every step, the longest first; a product cell is a step of its own."""
+    trainings = [["published.py", "--set", "beauty", "--methods", NAME]]
+    baselines = [["published.py", "--set", "beauty", "--methods", "popularity", "itemknn", "ease"]]
+    for name, protocol, seeds in SPLITS:
+        split = ["leaderboard.py", "--cells-only", "--set", name, "--protocol", protocol]
+        for seed in seeds:
+            methods = [NAME, *CONTROLS] if protocol == "cold" and seed == "0" else [NAME]
+            trainings += [[*split, "--seeds", seed, "--methods", method] for method in methods]
+        baselines.append([*split, "--seeds", *seeds, "--methods", "baselines", "trained"])
+    published = [["published.py", "--set", "lastfm_kg", "--seeds", seed] for seed in _FIVE]
+    return [*trainings, *published, *baselines]
+
+
+def comparisons() -> list[list[str]]:
+    """The arguments of what is made of the cells."""
+    return [
+        ["leaderboard.py", "--compare-only", "--set", name, "--protocol", protocol, "--seeds", *seeds]
+        for name, protocol, seeds in SPLITS
+    ]
+
+
+def main() -> None:
+    options = _options()
+    started = time.perf_counter()
+    threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    failed: list[str] = []
+    todo = steps()
+
+    def run(arguments: list[str]) -> None:
+        program, *rest = arguments
+        title = " ".join(arguments)
+        begun = time.perf_counter()
+        command = [sys.executable, str(FOLDER / program), str(options.data), *rest]
+        if subprocess.run(command, env=environment, check=False).returncode:
+            failed.append(title)
+        minutes, elapsed = (round((time.perf_counter() - since) / 60, 1) for since in (begun, started))
+        say(f"[{elapsed} min, {len(todo)} steps] {minutes} min for {title}")
+
+    for name, protocol, seeds in SPLITS:
+        for seed in seeds:
+            make_split(WORK, options.data, name, protocol, int(seed))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(run, todo))
+    for arguments in comparisons():
+        run(arguments)
+    if subprocess.run([sys.executable, str(FOLDER / "table.py")], check=False).returncode:
+        failed.append("table.py")
+    say(f"{round((time.perf_counter() - started) / 60, 1)} minutes")
+    if failed:
+        raise SystemExit("failed: " + "; ".join(failed))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with one folder a set")
+    parser.add_argument("--jobs", type=int, default=2, help="steps at a time; one on beauty takes up to 9 GB")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
