@@ -46,7 +46,7 @@ _FEWEST_ITEMS: Final = 20
 _FEWEST_USERS: Final = 100
 """New items and customers of them in a span of time below which items are hidden at random instead."""
 _EPOCHS: Final[dict[Stratum, int]] = {"new": 6, "known": 20}
-"""Known items have few examples, all of the last fold: 6 epochs left up to an eighth of their NDCG behind."""
+"""Known items have few examples: 6 epochs left up to an eighth of their NDCG behind."""
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
@@ -517,16 +517,17 @@ class _Trainer:
         )
 
     def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
-        """Learn both fusions from the folds; the last one, which hides events of known items too, validates."""
+        """Learn both fusions from the folds; the last one validates, of known items by chance a third of its users."""
         new, known = [], []
         for number, fold in enumerate(self._folds, start=1):
             scorers = self.scorers(fold.seen, f"fold {number} of {len(self._folds)}")
             new.append(self._examples(scorers, fold.seen, fold.hidden_new, fold.hidden_new))
             if fold.hidden_known is not None:
+                # By time another span validates: one and the same span tells which items rise in it, to any customer.
                 users = self._rng.permutation(fold.seen.shape[0])
-                known = [
-                    self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, users=part)
-                    for part in np.array_split(users, 3)
+                parts = [users] if fold.by == "time" else np.array_split(users, _N_FOLDS)
+                known += [
+                    self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, users=part) for part in parts
                 ]
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator] = {}
@@ -644,8 +645,8 @@ class _Fold:
     Attributes:
         seen: what may be learned from.
         hidden_new: all events of the items that play the new ones.
-        hidden_known: events of other items that are hidden too; only the last fold has them, so that new and known
-            items are measured in one world.
+        hidden_known: events of other items that are hidden too; by chance only the last fold has them, so that new
+            and known items are measured in one world.
         known_share: share of the known items' future events that ``hidden_known`` holds, where ``hidden_new`` holds all
             of the new ones'.
         by: how the items were chosen.
@@ -686,8 +687,8 @@ def _folds_by_time(interactions: sparse.csr_array, times: NDArray[np.int64]) -> 
         seen, later = _split(interactions, times >= start)
         soon = times[times >= start] < end
         is_new = launched[later.indices] >= start
-        known = _split(later, soon & ~is_new)[1] if end == cuts[-1] else None
-        folds.append(_Fold(seen, _split(later, soon & is_new)[1], known, 1.0, "time"))
+        new, known = (_split(later, soon & kind)[1] for kind in (is_new, ~is_new))
+        folds.append(_Fold(seen, new, known, 1.0, "time"))
     return folds
 
 
