@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -351,21 +352,28 @@ def test_a_shop_with_a_clock_rehearses_launches_in_time() -> None:
     for fold, start, end in zip(folds, (175, 200, 225), (200, 225, 250), strict=True):
         assert set(fold.seen.indices) == set(range(start))
         assert set(fold.hidden_new.indices) == set(range(start, end))
-    assert [fold.hidden_known is None for fold in folds] == [True, True, False]
+        assert fold.hidden_known is not None
+        assert not fold.hidden_known.nnz
 
 
 def test_events_of_a_fold_lie_in_its_span() -> None:
     rng = np.random.default_rng(0)
     interactions = sparse.csr_array(np.ones((200, 300), dtype=np.float32))
     times = rng.integers(0, 1000, size=interactions.nnz) + 20 * interactions.indices
-    for fold, limit in zip(_folds(interactions, times, seed=0), (True, True, False), strict=True):
+    clock = sparse.csr_array((times + 1, interactions.indices, interactions.indptr), shape=interactions.shape)
+    folds = _folds(interactions, times, seed=0)
+    ends = []
+    for fold in folds:
         assert fold.by == "time"
         known = fold.hidden_known
+        assert known is not None
         assert not (fold.seen.multiply(fold.hidden_new)).nnz
         assert not np.isin(fold.hidden_new.indices, fold.seen.indices).any()
-        assert limit == (known is None)
-        if known is not None:
-            assert np.isin(known.indices, fold.seen.indices).all()
+        assert np.isin(known.indices, fold.seen.indices).all()
+        spans = [fold.seen.multiply(clock).data, known.multiply(clock).data]
+        assert spans[0].max() < spans[1].min()
+        ends += [(spans[1].min(), spans[1].max())]
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(ends))
 
 
 def test_without_a_clock_or_with_too_few_launches_items_are_hidden_at_random(graph: KnowledgeGraph) -> None:
