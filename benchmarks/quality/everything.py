@@ -21,7 +21,6 @@ from cells import say
 from product import CONTROLS, NAME
 
 FOLDER: Final = Path(__file__).parent
-WORK: Final = Path(".cache/quality")
 _FIVE: Final = ("0", "1", "2", "3", "4")
 SPLITS: Final = (
     ("beauty", "cold", ("0",)),
@@ -60,6 +59,7 @@ def main() -> None:
     options = _options()
     started = time.perf_counter()
     threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    places = ["--output", str(options.output), "--work", str(options.work)]
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     failed: list[str] = []
     todo = steps()
@@ -68,7 +68,7 @@ def main() -> None:
         program, *rest = arguments
         title = " ".join(arguments)
         begun = time.perf_counter()
-        command = [sys.executable, str(FOLDER / program), str(options.data), *rest]
+        command = [sys.executable, str(FOLDER / program), str(options.data), *rest, *places]
         if subprocess.run(command, env=environment, check=False).returncode:
             failed.append(title)
         minutes, elapsed = (round((time.perf_counter() - since) / 60, 1) for since in (begun, started))
@@ -76,12 +76,20 @@ def main() -> None:
 
     for name, protocol, seeds in SPLITS:
         for seed in seeds:
-            make_split(WORK, options.data, name, protocol, int(seed))
+            make_split(options.work, options.data, name, protocol, int(seed))
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(run, todo))
     for arguments in comparisons():
         run(arguments)
-    if subprocess.run([sys.executable, str(FOLDER / "table.py")], check=False).returncode:
+    table = [
+        sys.executable,
+        str(FOLDER / "table.py"),
+        "--results",
+        str(options.output),
+        "--readme",
+        str(options.readme),
+    ]
+    if subprocess.run(table, check=False).returncode:
         failed.append("table.py")
     say(f"{round((time.perf_counter() - started) / 60, 1)} minutes")
     if failed:
@@ -92,6 +100,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with one folder a set")
     parser.add_argument("--jobs", type=int, default=2, help="steps at a time; one on beauty takes up to 9 GB")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results")
+    parser.add_argument("--work", type=Path, default=Path(".cache/quality"), help="splits, lists, runs; may be deleted")
+    parser.add_argument("--readme", type=Path, default=FOLDER.parents[1] / "README.md")
     return parser.parse_args()
 
 

@@ -397,3 +397,32 @@ def test_the_threshold_is_the_best_one(published):
     threshold = published.best_threshold(labels, scores)
     quality = {at: published.f1(labels, scores >= at) for at in scores}
     assert quality[threshold] == max(quality.values()) == pytest.approx(6 / 7)
+
+
+def test_the_whole_leaderboard_goes_on_after_a_failed_step(modules, data, tmp_path, monkeypatch, capfd):
+    import everything
+
+    cells = ["leaderboard.py", "--cells-only", "--set", "generated", "--seeds", "0", "--methods"]
+    monkeypatch.setattr(everything, "SPLITS", (("generated", "cold", ("0",)),))
+    monkeypatch.setattr(everything, "steps", lambda: [[*cells, "no such method"], [*cells, "random", "tfidf"]])
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    places = ["--output", tmp_path / "results", "--work", tmp_path / "work", "--readme", readme]
+    monkeypatch.setattr(sys, "argv", ["everything.py", *map(str, [data, *places])])
+    with pytest.raises(SystemExit, match=r"failed: .*no such method$"):
+        everything.main()
+    assert "TF-IDF" in readme.read_text()
+    assert "no comparison without a cell of the product" in capfd.readouterr().err
+
+
+def test_the_whole_leaderboard_measures_what_the_tables_show(modules):
+    import everything
+
+    shown = {tuple(step) for step in everything.steps()}
+    assert len(shown) == len(everything.steps())
+    results = FOLDER / "results"
+    for name, protocol, seeds in everything.SPLITS:
+        for file in (results / name / protocol).glob("firstshelf-[0-9].json"):
+            assert file.stem[-1] in seeds
+            step = ["leaderboard.py", "--cells-only", "--set", name, "--protocol", protocol, "--seeds", file.stem[-1]]
+            assert (*step, "--methods", "firstshelf") in shown

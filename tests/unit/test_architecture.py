@@ -28,7 +28,6 @@ NO_TWIN = {
 HEAVY = {
     "datasets",
     "kglite",
-    "lightgbm",
     "neo4j",
     "networkx",
     "numba",

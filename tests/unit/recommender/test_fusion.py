@@ -92,21 +92,15 @@ def test_the_gradient_of_the_linear_loss_is_its_slope() -> None:
     assert loss > 0
 
 
-def test_the_linear_model_leaves_the_blend_as_far_as_it_is_let() -> None:
+def test_no_start_moves_the_optimum_of_the_linear_model() -> None:
     train = [examples(0, informative=1), examples(2, informative=1)]
     readable = np.array([True, True, False, True, True, True])
-    held, *let = (_best_linear(BLEND, train, readable, pull) for pull in (1e6, 1.0, 0.1, 0.01))
-    np.testing.assert_allclose(held, BLEND * readable, atol=1e-3)
-    assert all(np.diff([np.linalg.norm(found - held) for found in (held, *let)]) > 0)
-    assert all(found[2] == 0 for found in (held, *let))
-    assert let[-1][1] > 1 > abs(let[-1][0])
-
-
-def test_validation_items_choose_the_pull() -> None:
-    told, misled = examples(1, informative=1), examples(1, informative=0)
-    for validation, pull in ((told, 0.01), (misled, 1.0)):
-        of_pulls = fit(examples(0, informative=1), validation)[2]["ndcg@20 of pulls"]
-        assert of_pulls[str(pull)] == max(of_pulls.values()), of_pulls
+    found = [
+        _best_linear(start.astype(np.float32), train, readable) for start in (BLEND, np.array([-1, 3, 2, 1, 0, 0]))
+    ]
+    np.testing.assert_allclose(found[0][:-1], found[1][:-1], atol=0.05)
+    assert found[0][2] == 0
+    assert found[0][1] > 1 > abs(found[0][0])
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
