@@ -21,7 +21,7 @@ TWINS = dict(re.findall(r"^\| `firstshelf (\w+)[^`]*` \|.*\| `([^`]+)` \|$", REA
 
 
 def run(*command, cwd):
-    """Run a command as a reader would, with this environment's ``firstshelf`` and ``python`` first on the path."""
+    """Run a command as a reader would who has activated the environment: its programs come first on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
@@ -50,6 +50,12 @@ def test_the_first_command_is_the_demo_that_these_tests_run():
     assert BLOCKS[0] == ("sh", "make demo\n")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^demo: .*\n\t\$\(BIN\)/firstshelf demo$", makefile, flags=re.MULTILINE)
+    folder = re.search(r"^BIN +:= (.+)$", makefile, flags=re.MULTILINE)
+    assert folder is not None
+    told = README.index(f"`. {folder[1]}/activate`")
+    assert README.index(BLOCKS[0][1]) < told < README.index(BLOCKS[1][1]), (
+        "the programs are on the path before they are used"
+    )
 
 
 @pytest.mark.parametrize("block", PYTHON)
