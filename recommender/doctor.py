@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def examine(path: str | Path | None = None) -> DoctorReport:
         try:
             ask("load", lambda: _load(opened[0], stores[0]))
             for relation in schema.RELATIONS:
-                ask(relation.type, lambda relation=relation: _relation(stores[0], relation))  # type: ignore[misc]  # no lambda with a default
+                ask(relation.type, partial(_relation, stores[0], relation))
             ask("new products", lambda: _cold(stores[0]))
         finally:
             stores[0].close()

@@ -47,22 +47,16 @@ def steps() -> list[list[str]]:
     return [*trainings, *published, *baselines]
 
 
-def comparisons() -> list[list[str]]:
-    """The arguments of what is made of the cells."""
-    return [
-        ["leaderboard.py", "--compare-only", "--set", name, "--protocol", protocol, "--seeds", *seeds]
-        for name, protocol, seeds in SPLITS
-    ]
-
-
 def main() -> None:
     options = _options()
     started = time.perf_counter()
     threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
     places = ["--output", str(options.output), "--work", str(options.work)]
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    finished: list[str] = []
     failed: list[str] = []
     todo = steps()
+    n_steps = len(todo) + len(SPLITS)
 
     def run(arguments: list[str]) -> None:
         program, *rest = arguments
@@ -71,16 +65,17 @@ def main() -> None:
         command = [sys.executable, str(FOLDER / program), str(options.data), *rest, *places]
         if subprocess.run(command, env=environment, check=False).returncode:
             failed.append(title)
+        finished.append(title)
         minutes, elapsed = (round((time.perf_counter() - since) / 60, 1) for since in (begun, started))
-        say(f"[{elapsed} min, {len(todo)} steps] {minutes} min for {title}")
+        say(f"[{len(finished)} of {n_steps} steps, {elapsed} min] {minutes} min for {title}")
 
     for name, protocol, seeds in SPLITS:
         for seed in seeds:
             make_split(options.work, options.data, name, protocol, int(seed))
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(run, todo))
-    for arguments in comparisons():
-        run(arguments)
+    for name, protocol, seeds in SPLITS:
+        run(["leaderboard.py", "--compare-only", "--set", name, "--protocol", protocol, "--seeds", *seeds])
     table = [
         sys.executable,
         str(FOLDER / "table.py"),

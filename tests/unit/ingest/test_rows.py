@@ -2,6 +2,8 @@ import math
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
+import numpy as np
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -103,7 +105,6 @@ def test_refused_timestamps(given):
 
 
 def test_timestamps_of_numpy_and_pandas():
-    np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     assert parse_timestamp(np.int64(DAY)) == DAY
     assert parse_timestamp(pd.Timestamp("1970-01-02")) == DAY
     assert parse_timestamp(pd.NaT) is None
@@ -152,7 +153,6 @@ def test_refused_ids(given, code):
 
 
 def test_ids_of_numpy_and_pandas():
-    np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     assert [clean_id(value) for value in (np.int32(7), np.float64(7), np.str_("x"))] == ["7", "7", "x"]
     for value in (pd.NA, pd.NaT, np.array([1, 2]), b"x"):
         with pytest.raises(PydanticCustomError, match="is no id"):

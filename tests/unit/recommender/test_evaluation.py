@@ -128,7 +128,6 @@ def test_buckets_share_out_the_positives(oracle, graph):
 
 
 def test_the_answer_can_be_written_and_read(oracle):
-    pytest.importorskip("pandas")
     again = json.loads(json.dumps(oracle.to_json()))
     assert again["cells"][0]["method"] == "firstshelf"
     table = oracle.to_pandas()
