@@ -223,7 +223,11 @@ def _published_table(folder: Path, name: str, benchmark: Published) -> Iterator[
         cell = json.loads(file.read_text(encoding="utf-8"))
         by_method.setdefault(cell["method"], []).append(cell)
     rows = list(benchmark.rows)
-    for method, cells in by_method.items():
+    seeds = {cell["seed"] for cell in by_method.get(PRODUCT, [])}  # as above: only over the product's splits
+    for method, found in by_method.items():
+        cells = [cell for cell in found if cell["seed"] in seeds or not seeds]
+        if seeds and len(cells) < len(seeds):
+            continue
         values = tuple(sum(cell["means"][measure] for cell in cells) / len(cells) for measure in benchmark.measures)
         rows.append((SHOWN[method], values, _measured(cells, next(iter(benchmark.measures)), benchmark.digits)))
     split = next(iter(by_method.values()))[0]["split"]

@@ -99,6 +99,28 @@ def test_cells_without_a_shortlist_stay_in_the_table(monkeypatch, tmp_path):
     assert "| TF-IDF | 0.1000 | 0.2000 |" in table.tables(tmp_path).splitlines()
 
 
+def test_published_rows_compare_over_the_same_splits(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import table
+
+    folder = tmp_path / "lastfm_kg" / "ctr"
+    folder.mkdir(parents=True)
+    aucs = {"firstshelf": (0.9, 0.8), "ease": (0.7, 0.5, 0.1), "popularity": (0.6,)}
+    for method, values in aucs.items():
+        for seed, auc in enumerate(values):
+            cell = {
+                "method": method,
+                "seed": seed,
+                "split": {"n_items": 9, "n_users": 9},
+                "means": {"auc": auc, "f1": 0.5},
+            }
+            (folder / f"{method}-{seed}.json").write_text(json.dumps(cell))
+    text = table.tables(tmp_path)
+    assert "| EASE | 0.600 | 0.500 | measured, 2 splits, ± 0.141 |" in text
+    assert "| **firstshelf** | 0.850 |" in text
+    assert "most popular" not in text
+
+
 def test_the_table_shows_how_new_and_known_items_mix(monkeypatch, tmp_path):
     """Means over the splits that have the entry, of the bounds too; the product's own row is compared with nothing."""
     monkeypatch.syspath_prepend(str(FOLDER))
