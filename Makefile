@@ -19,6 +19,7 @@ $(READY): constraints.txt pyproject.toml
 
 demo: $(READY)  ## the whole job on a generated shop
 	$(BIN)/firstshelf demo
+	@echo "They run in the environment that was made here: . $(BIN)/activate"
 
 # Serial on purpose: the Neo4j server is one per process, and torch uses every core already.
 # The empty -m takes in the quality gate, which is marked slow and which a bare pytest leaves out.
