@@ -55,9 +55,12 @@ class GatedMean(MessagePassing):  # type: ignore[misc]  # torch-geometric has no
         self.gate = nn.Parameter(torch.tensor(0.2))
 
     def forward(self, adjacency: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """States (n_sources, D) to messages (n_targets, D); ``adjacency`` is CSR, targets × sources."""
-        mean: torch.Tensor = self.propagate(adjacency, x=(states, None))
-        return self.gate * functional.linear(mean, self.weight)
+        """States (n_sources, D) to messages (n_targets, D); ``adjacency`` is CSR, targets × sources.
+
+        The map comes before the mean, which is linear too: there are fewer entities than items.
+        """
+        mean: torch.Tensor = self.propagate(adjacency, x=(functional.linear(states, self.weight), None))
+        return self.gate * mean
 
     def message_and_aggregate(self, edge_index: torch.Tensor, x: tuple[torch.Tensor, None]) -> torch.Tensor:
         """One sparse product; the rows of the adjacency sum to at most 1, so that the sum is the mean."""
@@ -139,16 +142,21 @@ class _Network(nn.Module):
         with torch.no_grad():
             self.pairs[-1].get_parameter("bias").fill_(-1.0)
 
-    def behaviour_states(self, features: torch.Tensor, together: torch.Tensor, behaves: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, graph: _Adjacencies) -> torch.Tensor:
+        """Vectors of the items of a graph from their content. Unit rows."""
+        states = self.behaviour_states(features, graph)
+        return self.vectors(states, self.entity_states(states, graph), graph.links)
+
+    def behaviour_states(self, features: torch.Tensor, graph: _Adjacencies) -> torch.Tensor:
         """First hop: items hear what is bought with them. Items without behaviour keep their own content."""
         states = self.project(features)
-        heard = self.together(together, states * behaves)
-        result: torch.Tensor = states + heard * behaves
+        heard = self.together(graph.together, states * graph.behaves)
+        result: torch.Tensor = states + heard * graph.behaves
         return result
 
-    def entity_states(self, states: torch.Tensor, members: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def entity_states(self, states: torch.Tensor, graph: _Adjacencies) -> dict[str, torch.Tensor]:
         """Second hop, first half: an entity is the mean of the items with behaviour around it."""
-        return {name: adjacency @ states for name, adjacency in members.items()}
+        return {name: adjacency @ states for name, adjacency in graph.members.items()}
 
     def vectors(
         self, states: torch.Tensor, entities: dict[str, torch.Tensor], links: dict[str, torch.Tensor]
@@ -270,9 +278,9 @@ class GraphEncoder:
         # New items teach nothing: nobody is matched with them, and nothing hears them. Rows are warm items from here.
         sold = sparse.csr_array(interactions[:, warm])
         sold_together = sparse.csr_array(together[warm][:, warm])
-        graph = _Graph(content, warm, sold_together, topics, place)
+        graph = _Graph(content, warm, sold_together, topics)
         inputs = content.dense[warm] / np.float32(1 - dropout)
-        kept = np.empty_like(inputs)
+        memory = np.empty_like(inputs)
         log_popularity = torch.from_numpy(np.log(n_events[warm]).astype(np.float32)).to(place)
         by_item = sparse.csc_array(sold)
         for step in range(n_steps):
@@ -281,6 +289,8 @@ class GraphEncoder:
             seen = np.ones(len(warm), dtype=np.float32)
             seen[masked] = 0
             targets = masked[:_MAX_TARGETS]
+            # A masked item that is no target is heard by nobody: a third of the work is not done.
+            active = np.sort(np.concatenate([np.flatnonzero(seen), targets]))
             users = np.unique(by_item[:, targets].indices)
             users = rng.permutation(users)[:users_a_step]
             rows = sparse.csr_array(sold[users])
@@ -291,14 +301,13 @@ class GraphEncoder:
                 continue
             wanted = sparse.csr_array(rows[known][:, targets])
             channels = _channels(sparse.csr_array(history[known]), sold_together, seen)
-            behaves = torch.from_numpy(seen).to(place)[:, None]
-            dropped = _dropped(inputs, dropout, rng, out=kept).to(place)
-            states = network.behaviour_states(dropped, graph.together, behaves)
-            vectors = network.vectors(states, network.entity_states(states, graph.members(seen)), graph.links)
+            dropped = _dropped(inputs, active, dropout, rng, memory).to(place)
+            vectors = network(dropped, graph.among(active, seen[active], place))
             heard = np.unique(np.concatenate([channel.indices for channel in channels])).astype(np.int64)
             near = _near(pairs, warm[targets], warm[heard], popularity, place)
-            kernels = network.kernels(vectors[heard], vectors[targets], *near)
-            totals = torch.exp(vectors[heard] @ network.attention)
+            others, candidates = (vectors[np.searchsorted(active, nums)] for nums in (heard, targets))
+            kernels = network.kernels(others, candidates, *near)
+            totals = torch.exp(others @ network.attention)
             likely = torch.zeros((), device=place)
             for mix, channel, kernel in zip(network.mix, channels, kernels, strict=True):
                 weights = _csr(channel[:, heard], place)
@@ -331,12 +340,12 @@ class GraphEncoder:
     ) -> None:
         """Keep the vectors of all items, and of the entities around those that behave (``seen`` is 1, shape (I,))."""
         network = self._network.eval()
-        graph = _Graph(content, np.arange(len(content)), together, self._state["topics"], device)
+        everything = np.arange(len(content))
+        graph = _Graph(content, everything, together, self._state["topics"]).among(everything, seen, device)
         inputs = torch.from_numpy(content.dense).to(device)
         with torch.inference_mode():
-            behaves = torch.from_numpy(seen).to(inputs.device)[:, None]
-            states = network.behaviour_states(inputs, graph.together, behaves)
-            entities = network.entity_states(states, graph.members(seen))
+            states = network.behaviour_states(inputs, graph)
+            entities = network.entity_states(states, graph)
             vectors = network.vectors(states, entities, graph.links)
         self._state["vectors"] = vectors.cpu().numpy()
         self._state |= {f"entities.{name}": state.cpu().numpy() for name, state in entities.items()}
@@ -464,14 +473,20 @@ def _optimizer(
 
 
 def _dropped(
-    inputs: NDArray[np.float32], share: float, rng: np.random.Generator, *, out: NDArray[np.float32]
+    inputs: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    share: float,
+    rng: np.random.Generator,
+    memory: NDArray[np.float32],
 ) -> torch.Tensor:
     """Dropout of the content's own columns; rotated to principal directions first, it lost 2 % of NDCG.
 
     A random byte an entry, into memory that is there: torch's own took a fifth of a training step.
     """
-    drawn = np.frombuffer(rng.bytes(inputs.size), dtype=np.uint8).reshape(inputs.shape)
-    return torch.from_numpy(np.multiply(inputs, drawn >= round(256 * share), out=out))
+    kept = np.take(inputs, rows, axis=0, out=memory[: len(rows)], mode="clip")
+    drawn = np.frombuffer(rng.bytes(kept.size), dtype=np.uint8).reshape(kept.shape)
+    kept *= drawn >= round(256 * share)
+    return torch.from_numpy(kept)
 
 
 def _channels(
@@ -504,8 +519,25 @@ def _near(
     return (place[0], place[1]), torch.from_numpy(features).to(device)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Adjacencies:
+    """Who hears whom, CSR, targets × sources, rows summing to at most 1.
+
+    Attributes:
+        behaves: 1 for items with behaviour, shape (n, 1).
+        together: items × items.
+        members: entities × items, by kind; a weak mean stays weak.
+        links: items × entities, by kind.
+    """
+
+    behaves: torch.Tensor
+    together: torch.Tensor
+    members: dict[str, torch.Tensor]
+    links: dict[str, torch.Tensor]
+
+
 class _Graph:
-    """The adjacencies of some items, as rows of ``item_nums``; only which of them behave changes from step to step."""
+    """The adjacencies of some items, as rows of ``item_nums``."""
 
     def __init__(
         self,
@@ -513,18 +545,21 @@ class _Graph:
         item_nums: NDArray[np.int64],
         together: sparse.csr_array,
         topics: NDArray[np.float32],
-        device: torch.device,
     ) -> None:
         members = {name: _members(content, name, item_nums, topics) for name in ENTITIES}
-        self._device = device
         self._members = {name: sparse.csr_array(matrix.T) for name, matrix in members.items()}
-        self.links = {name: _csr(_row_means(matrix), device) for name, matrix in members.items()}
-        self.together = _csr(together, device)
+        self._links = {name: _row_means(matrix) for name, matrix in members.items()}
+        self._together = together
 
-    def members(self, seen: NDArray[np.float32]) -> dict[str, torch.Tensor]:
-        """Entities × items, rows averaging over the items that behave now. A weak mean stays weak (+ 1 below)."""
+    def among(self, rows: NDArray[np.int64], seen: NDArray[np.float32], device: torch.device) -> _Adjacencies:
+        """Between the items of some rows, as if there were no others; ``seen`` is 1 where one of them behaves."""
         behaving = sparse.diags_array(seen, format="csr")
-        return {name: _csr(_row_means(matrix @ behaving), self._device) for name, matrix in self._members.items()}
+        return _Adjacencies(
+            torch.from_numpy(seen).to(device)[:, None],
+            _csr(self._together[rows][:, rows], device),
+            {name: _csr(_row_means(matrix[:, rows] @ behaving), device) for name, matrix in self._members.items()},
+            {name: _csr(matrix[rows], device) for name, matrix in self._links.items()},
+        )
 
 
 def _members(

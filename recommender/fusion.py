@@ -116,8 +116,8 @@ class Fusion:
 
     Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007): the linear model to its optimum,
     since its loss is convex, and the network from there. The linear model rests on few numbers and carries over to
-    other items better; the network bends where there are enough items to learn from. What ranks the validation items
-    best is shipped, trained once more on them too; and that may be the untrained blend.
+    other items as well; the network bends where the items to rank are those that it learned from. What ranks the
+    validation items best is shipped, trained once more on them too; and that may be the untrained blend.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -142,13 +142,13 @@ class Fusion:
             train: examples, one set a fold.
             validation: examples of other items.
             readable: inputs that may be used; the others get weights of exactly 0. Shape (S + F + 1,).
-            epochs: passes over all users.
+            epochs: passes of the network over all users; 0 for a linear model alone.
             seed: of the initial weights and the order.
             progress: called with epochs done and in all.
 
         Returns:
             The fusion to ship; the same as it was validated, for what must not have seen the validation items; and the
-            NDCG@20 on them of the blend, the linear model, the network and their mean.
+            NDCG@20 on them of the blend, the linear model and, with epochs, the network and the mean of both.
         """
         train = [examples for examples in train if examples.positives.shape[1]]
         report = progress or (lambda done, total: None)
@@ -164,7 +164,7 @@ class Fusion:
         def learned(examples: Sequence[Examples], before: int, *, bends: bool) -> dict[str, Fusion]:
             linear = {**blended, "linear": _best_linear(blended["linear"], examples, readable)}
             report(before + 1, n_steps)
-            if not bends:
+            if not epochs or not bends:
                 return {"linear": cls(linear)}
             network = _train(
                 linear, examples, readable, epochs, seed, report=lambda done: report(before + 1 + done, n_steps)

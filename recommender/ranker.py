@@ -45,8 +45,9 @@ _SPANS: Final = (0.7, 0.8, 0.9)
 _FEWEST_ITEMS: Final = 20
 _FEWEST_USERS: Final = 100
 """New items and customers of them in a span of time below which items are hidden at random instead."""
-_EPOCHS: Final[dict[Stratum, int]] = {"new": 6, "known": 20}
-"""Known items have few examples: 6 epochs left up to an eighth of their NDCG behind."""
+_EPOCHS: Final[dict[Stratum, int]] = {"new": 0, "known": 20}
+"""Of the fusion's network. It tells new items no better than a linear model: on seven rehearsed launches of three shops
+the linear one was .3 % ahead. Known items have few examples: 6 epochs left up to an eighth of their NDCG behind."""
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
@@ -494,7 +495,8 @@ class _Trainer:
         self._reference = reference
         self._seed = seed
         self._report = report
-        self._rng = np.random.default_rng([seed, 1])
+        # A stream a stratum: what is drawn for known items moves nothing that is learned of new ones.
+        self._rngs = {stratum: np.random.default_rng([seed, 1, place]) for place, stratum in enumerate(STRATA)}
         self._pairs = Pairs(neighbours.matrices)
         self._columns = [*Scorers.names, *Scorers.fact_names, "history"]
 
@@ -521,14 +523,12 @@ class _Trainer:
         new, known = [], []
         for number, fold in enumerate(self._folds, start=1):
             scorers = self.scorers(fold.seen, f"fold {number} of {len(self._folds)}")
-            new.append(self._examples(scorers, fold.seen, fold.hidden_new, fold.hidden_new))
+            users = {stratum: rng.permutation(fold.seen.shape[0]) for stratum, rng in self._rngs.items()}
+            new.append(self._examples(scorers, fold.seen, fold.hidden_new, fold.hidden_new, users["new"]))
             if fold.hidden_known is not None:
                 # By time another span validates: one and the same span tells which items rise in it, to any customer.
-                users = self._rng.permutation(fold.seen.shape[0])
-                parts = [users] if fold.by == "time" else np.array_split(users, _N_FOLDS)
-                known += [
-                    self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, users=part) for part in parts
-                ]
+                parts = [users["known"]] if fold.by == "time" else np.array_split(users["known"], _N_FOLDS)
+                known += [self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, part) for part in parts]
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator] = {}
         metrics: dict[str, Any] = {"folds": fold.by, "graph encoder gates": scorers.encoder.gates()}
@@ -543,13 +543,11 @@ class _Trainer:
         seen: sparse.csr_array,
         hidden: sparse.csr_array,
         candidates_of: sparse.csr_array,
-        *,
-        users: NDArray[np.int64] | None = None,
+        users: NDArray[np.int64],
     ) -> Examples:
         candidates = np.flatnonzero(np.bincount(candidates_of.indices, minlength=hidden.shape[1]))
         if len(candidates) > _MAX_CANDIDATES:
             candidates = np.sort(np.random.default_rng(self._seed).choice(candidates, _MAX_CANDIDATES, replace=False))
-        users = self._rng.permutation(seen.shape[0]) if users is None else users
         users = users[np.diff(seen.indptr)[users] > 0]
         wanted = sparse.csr_array(hidden[:, candidates])
         testable = np.diff(wanted.indptr)[users] > 0

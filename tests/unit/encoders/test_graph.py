@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 from checkerboard import COLOURS, checkerboard
 from scipy import sparse
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder, Pairs, _dropped
+from encoders.graph import GraphEncoder, Pairs, _dropped, _Graph, _Network, _principal, _together
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 
@@ -154,9 +155,28 @@ def test_a_history_scores_as_its_items_do(graph: KnowledgeGraph, text_encoder: T
 
 
 def test_dropout_drops_its_share_and_keeps_the_rest() -> None:
-    inputs = np.ones((400, 500), dtype=np.float32)
-    dropped = _dropped(inputs, 0.2, np.random.default_rng(0), out=np.empty_like(inputs))
-    assert float((dropped == 0).float().mean()) == pytest.approx(0.2, abs=0.01)
-    assert set(dropped.unique().tolist()) == {0, 1}
-    kept = _dropped(inputs, 0.0, np.random.default_rng(0), out=np.empty_like(inputs))
-    np.testing.assert_array_equal(kept.numpy(), inputs)
+    inputs = np.arange(1, 401, dtype=np.float32)[:, None] * np.ones((1, 500), dtype=np.float32)
+    rows, memory = np.arange(3, 400, 2), np.empty_like(inputs)
+    dropped = _dropped(inputs, rows, 0.2, np.random.default_rng(0), memory).numpy()
+    assert dropped.shape == (len(rows), 500)
+    assert float((dropped == 0).mean()) == pytest.approx(0.2, abs=0.01)
+    assert np.all((dropped == 0) | (dropped == inputs[rows]))
+    kept = _dropped(inputs, rows, 0.0, np.random.default_rng(0), memory)
+    np.testing.assert_array_equal(kept.numpy(), inputs[rows])
+
+
+def test_masked_items_that_are_left_out_change_nobodys_vector(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
+    content = content_of(graph, text_encoder)
+    everything, rng = np.arange(len(content)), np.random.default_rng(0)
+    graph_of_all = _Graph(content, everything, _together(graph.interactions), content.text[:3])
+    seen = (rng.random(len(content)) < 0.6).astype(np.float32)
+    targets = rng.permutation(np.flatnonzero(seen == 0))[:10]
+    active = np.sort(np.concatenate([np.flatnonzero(seen), targets]))
+    network = _Network(torch.from_numpy(_principal(content.dense, 16)), 8).eval()
+    with torch.inference_mode():
+        whole = network(torch.from_numpy(content.dense), graph_of_all.among(everything, seen, torch.device("cpu")))
+        part = network(
+            torch.from_numpy(content.dense[active]), graph_of_all.among(active, seen[active], torch.device("cpu"))
+        )
+    np.testing.assert_allclose(part.numpy(), whole.numpy()[active], atol=1e-6)
+    assert not np.allclose(part.numpy(), network.project(torch.from_numpy(content.dense[active])).detach().numpy())

@@ -46,6 +46,18 @@ def test_it_finds_the_score_that_tells() -> None:
         assert float(validation.ndcg(scores).mean()) > start + 0.3
 
 
+def test_without_epochs_it_is_a_linear_model() -> None:
+    train, validation = examples(0, informative=1), examples(1, informative=1)
+    fusion, _, about = Fusion.fit(
+        [BLEND], [train], validation, readable=np.ones(len(BLEND), dtype=bool), epochs=0, seed=0
+    )
+    assert about["shipped"] == "linear"
+    assert set(about["ndcg@20 of"]) == {"blend", "linear"}
+    weights = fusion.weights["linear"]
+    expected = validation.personal.astype(np.float32) @ weights[:N_SCORES] + validation.facts @ weights[N_SCORES:-1]
+    np.testing.assert_allclose(fusion.scores(validation), expected, atol=1e-3)
+
+
 def test_what_is_shipped_has_learned_from_the_validation_items_too() -> None:
     """A handful of customers to train on teaches less than they and 200 more."""
     few, validation, others = (examples(seed, informative=1, n_users=n) for seed, n in ((0, 4), (1, 200), (2, 400)))
