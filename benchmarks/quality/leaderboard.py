@@ -30,6 +30,8 @@ from recommender.evaluation import measure
 from recommender.metrics import hits, holm, ndcg_by_item, paired_bootstrap, ranking_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 BASELINES: Final = {**METHODS, **TRAINED}
@@ -210,16 +212,18 @@ def _compare(options: argparse.Namespace, name: str) -> None:
         return
     seeds = sorted(ours)
     compared: list[dict[str, Any]] = []
-    scores = {
-        method: _gather(options, name, found, seeds) for method, found in cells.items() if set(seeds) <= set(found)
-    }
-    for pool in scores[NAME]:
+    # A baseline is compared on all of the product's splits or not at all, a control on those that it has.
+    shared = {method: tuple(seed for seed in seeds if seed in found) for method, found in cells.items()}
+    shared = {method: on for method, on in shared.items() if len(on) == len(seeds) or (on and method in CONTROLS)}
+    scores = {method: _gather(options, name, cells[method], on) for method, on in shared.items()}
+    product = {on: _gather(options, name, ours, on) for on in set(shared.values())}
+    for pool in scores.pop(NAME):
         for over in ("users", "items"):
             intervals = {}
             for method, theirs in scores.items():
-                if method == NAME or (pool == "new" and method in WARM_ONLY) or pool not in theirs:
+                if (pool == "new" and method in WARM_ONLY) or pool not in theirs:
                     continue
-                mine, counts = scores[NAME][pool][over]
+                mine, counts = product[shared[method]][pool][over]
                 intervals[method] = paired_bootstrap(mine, theirs[pool][over][0], counts=counts)
             corrected = holm({method: interval.p_value for method, interval in intervals.items()})
             for method, interval in intervals.items():
@@ -231,6 +235,7 @@ def _compare(options: argparse.Namespace, name: str) -> None:
                 compared.append(
                     {
                         "method": method,
+                        "seeds": list(shared[method]),
                         "pool": pool,
                         "over": over,
                         "n": interval.n,
@@ -243,7 +248,7 @@ def _compare(options: argparse.Namespace, name: str) -> None:
 
 
 def _gather(
-    options: argparse.Namespace, name: str, found: dict[int, dict[str, Any]], seeds: list[int]
+    options: argparse.Namespace, name: str, found: dict[int, dict[str, Any]], seeds: Sequence[int]
 ) -> dict[str, dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
     """Pool → over → (sums of NDCG@20, counts) of the same users, and of the same items by their original ids."""
     sums: dict[str, dict[str, dict[str, list[float]]]] = {}

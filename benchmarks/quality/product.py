@@ -28,18 +28,28 @@ if TYPE_CHECKING:
 Items = list[dict[str, Any]]
 
 
+_FACTS: Final = ("category_path", "categories", "brand", "attributes")
+
+
 def graph_removed(items: Items, events: pl.DataFrame, rng: random.Random) -> tuple[Items, pl.DataFrame]:
     """No category, brand or attribute; their words go into the description, so that the text loses nothing."""
-    return [_bare(item) for item in items], events
+    return [_worded(item) for item in _with_facts(items)], events
+
+
+def facts_removed(items: Items, events: pl.DataFrame, rng: random.Random) -> tuple[Items, pl.DataFrame]:
+    """No category, brand or attribute, and no word of them."""
+    kept = [_without_facts(item) for item in _with_facts(items)]
+    if not any(len(item) > 1 for item in kept):
+        raise ControlNotDefinedError("the items have nothing but facts")
+    return kept, events
 
 
 def graph_shuffled(items: Items, events: pl.DataFrame, rng: random.Random) -> tuple[Items, pl.DataFrame]:
     """Every item has the categories, brand and attributes of a random other; the true words are in the description."""
-    others = list(items)
+    others = list(_with_facts(items))
     rng.shuffle(others)
-    facts = ("category_path", "categories", "brand", "attributes")
     return [
-        {**_bare(item), **{name: other[name] for name in facts if name in other}}
+        {**_worded(item), **{name: other[name] for name in _FACTS if name in other}}
         for item, other in zip(items, others, strict=True)
     ], events
 
@@ -65,7 +75,7 @@ class ControlNotDefinedError(Exception):
 
 CONTROLS: Final[dict[str, Callable[[Items, pl.DataFrame, random.Random], tuple[Items, pl.DataFrame]]]] = {
     f"firstshelf, {control.__name__.replace('_', ' ')}": control
-    for control in (graph_removed, graph_shuffled, text_removed, labels_shuffled)
+    for control in (graph_removed, facts_removed, graph_shuffled, text_removed, labels_shuffled)
 }
 NAME: Final = "firstshelf"
 
@@ -176,8 +186,16 @@ def _control(shop_folder: Path, folder: Path, method: str, seed: int) -> Path:
     return folder
 
 
-def _bare(item: dict[str, Any]) -> dict[str, Any]:
-    dropped = {"category_path", "categories", "brand", "attributes"}
-    kept = {name: value for name, value in item.items() if name not in dropped}
+def _with_facts(items: Items) -> Items:
+    if not any(item.get(name) for item in items for name in _FACTS):
+        raise ControlNotDefinedError("the items have no category, brand or attribute")
+    return items
+
+
+def _without_facts(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if name not in _FACTS}
+
+
+def _worded(item: dict[str, Any]) -> dict[str, Any]:
     words = " ".join([*categories(item), *attributes(item), item.get("description") or ""]).strip()
-    return {**kept, "description": words} if words else kept
+    return {**_without_facts(item), "description": words} if words else _without_facts(item)

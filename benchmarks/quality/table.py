@@ -183,15 +183,16 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
         share = (ours - low) / (high - low)
         yield f"\nShare of the gap between “{SHOWN[floor]}” and “as if warm” that is closed: {share:.0%}."
     if PRODUCT in by_method and controls:
-        yield "\n| control | NDCG@20 | the product on the same splits |"
-        yield "|---|---|---|"
+        yield "\n| control | NDCG@20 | the product on the same splits | firstshelf × it [95 %] |"
+        yield "|---|---|---|---|"
         for method, found in sorted(controls.items()):
             both = sorted(set(found) & set(by_method[PRODUCT]))
             pair = [
                 sum(cells[seed]["pools"][pool]["means"]["ndcg@20"] for seed in both) / max(1, len(both))
                 for cells in (found, by_method[PRODUCT])
             ]
-            yield f"| {method.removeprefix(f'{PRODUCT}, ')} | {pair[0]:.4f} | {pair[1]:.4f} |"
+            row = [method.removeprefix(f"{PRODUCT}, "), *(f"{value:.4f}" for value in pair), intervals.get(method, "–")]
+            yield f"| {' | '.join(row)} |"
     if PRODUCT in by_method:
         yield from _mixing_table([by_method[PRODUCT][seed] for seed in seeds])
 

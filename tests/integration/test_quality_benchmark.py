@@ -64,6 +64,48 @@ def test_cells_are_measured_once_and_make_the_table(data, tmp_path):
     run("table.py", "--results", tmp_path / "results", "--readme", readme, "--check")
 
 
+def test_a_control_is_compared_on_the_splits_that_it_has_and_a_baseline_on_all_or_none(data, tmp_path):
+    """Lists of baselines, filed as the product's and a control's: the comparison reads lists alone."""
+    places = [
+        data,
+        "--set",
+        "generated",
+        "--seeds",
+        0,
+        1,
+        "--output",
+        tmp_path / "results",
+        "--work",
+        tmp_path / "work",
+    ]
+    run("leaderboard.py", *places, "--cells-only", "--methods", "random", "tfidf", "popularity")
+    cells = tmp_path / "results" / "generated" / "cold"
+    lists = tmp_path / "work" / "lists" / "generated" / "cold"
+    filed = [("tfidf", 0, "firstshelf"), ("tfidf", 1, "firstshelf"), ("random", 0, "firstshelf, graph removed")]
+    for method, seed, name in filed:
+        stem = f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+        cell = json.loads((cells / f"{method}-{seed}.json").read_text())
+        (cells / f"{stem}.json").write_text(json.dumps({**cell, "method": name}))
+        (lists / f"{stem}.npz").write_bytes((lists / f"{method}-{seed}.npz").read_bytes())
+    (cells / "popularity-1.json").unlink()
+    run("leaderboard.py", *places, "--compare-only")
+    against = json.loads((cells / "comparison.json").read_text())["against"]
+    found = {row["method"]: row for row in against if row["over"] == "users"}
+    assert {method: row["seeds"] for method, row in found.items()} == {
+        "firstshelf, graph removed": [0],
+        "random": [0, 1],
+        "tfidf": [0, 1],
+    }
+    assert found["tfidf"]["ratio"] == 1
+    assert found["firstshelf, graph removed"]["ratio_low"] > 1
+    assert found["firstshelf, graph removed"]["n"] < found["random"]["n"]
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    run("table.py", "--results", tmp_path / "results", "--readme", readme)
+    row = found["firstshelf, graph removed"]
+    assert f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}] |" in readme.read_text()
+
+
 def test_pooled_recall_counts_positives_not_users(monkeypatch):
     """User 0 has one of three positives in a list that ends early, user 1 the only one: 2 of 4, not (1/3 + 1) / 2."""
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -311,6 +353,18 @@ def test_controls_take_away_what_they_name(modules, data):
     assert all(
         old["brand"] in new["description"] for old, new in zip(shop.items, bare, strict=True) if old.get("brand")
     )
+    silent, _ = product.facts_removed(shop.items, shop.events, rng)
+    assert all(
+        new == {name: value for name, value in old.items() if name not in {"category_path", "brand", "attributes"}}
+        for old, new in zip(shop.items, silent, strict=True)
+    )
+    names_alone = [{"item_id": item["item_id"], "title": item["title"]} for item in shop.items]
+    for control in (product.graph_removed, product.facts_removed, product.graph_shuffled):
+        with pytest.raises(product.ControlNotDefinedError, match="no category, brand or attribute"):
+            control(names_alone, shop.events, rng)
+    facts_alone = [{"item_id": item["item_id"], "brand": "any"} for item in shop.items]
+    with pytest.raises(product.ControlNotDefinedError, match="nothing but facts"):
+        product.facts_removed(facts_alone, shop.events, rng)
     mixed, _ = product.graph_shuffled(shop.items, shop.events, rng)
     same = [old.get("brand") == new.get("brand") for old, new in zip(shop.items, mixed, strict=True)]
     assert sum(same) < len(same) / 2
