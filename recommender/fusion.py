@@ -132,6 +132,7 @@ class Fusion:
         *,
         readable: NDArray[np.bool_],
         epochs: int,
+        facts_l2: float = _LINEAR_L2,
         seed: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Fusion, Fusion, dict[str, Any]]:
@@ -143,6 +144,7 @@ class Fusion:
             validation: examples of other items.
             readable: inputs that may be used; the others get weights of exactly 0. Shape (S + F + 1,).
             epochs: passes of the network over all users; 0 for a linear model alone.
+            facts_l2: the linear model's penalty on the weights of facts.
             seed: of the initial weights and the order.
             progress: called with epochs done and in all.
 
@@ -162,7 +164,7 @@ class Fusion:
         n_steps = 2 * (1 + epochs)
 
         def learned(examples: Sequence[Examples], before: int, *, bends: bool) -> dict[str, Fusion]:
-            linear = {**blended, "linear": _best_linear(blended["linear"], examples, readable)}
+            linear = {**blended, "linear": _best_linear(blended["linear"], examples, readable, facts_l2)}
             report(before + 1, n_steps)
             if not epochs or not bends:
                 return {"linear": cls(linear)}
@@ -201,9 +203,9 @@ class Fusion:
 
 
 def _best_linear(
-    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_]
+    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_], facts_l2: float
 ) -> NDArray[np.float32]:
-    """Weights that minimise the listwise loss over all candidates + l2 · |w|², by L-BFGS. Shape (S + F + 1,).
+    """Weights that minimise the listwise loss over all candidates + Σ l2 · w², by L-BFGS. Shape (S + F + 1,).
 
     Two dozen steps over everything are enough; 6 epochs of stochastic steps ended .4 % of NDCG lower. The history's
     length is the same for all of a user's candidates, so that its weight keeps its start.
@@ -215,15 +217,18 @@ def _best_linear(
     free = readable.copy()
     free[-1] = False
     weights = (start * readable).astype(np.float32)
+    penalties = np.full(len(weights), _LINEAR_L2)
+    penalties[n_scores:] = facts_l2
+    penalties = penalties[free]
 
     def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights[free] = values
-        loss, gradient = _LINEAR_L2 * float(values @ values), np.zeros(len(weights))
+        loss, gradient = float(penalties @ values**2), np.zeros(len(weights))
         for part in wanted:
             part_loss, part_gradient = part.loss(weights[:n_scores], weights[n_scores:-1])
             loss += part_loss / len(wanted)
             gradient[:-1] += part_gradient / len(wanted)
-        return loss, gradient[free] + 2 * _LINEAR_L2 * values
+        return loss, gradient[free] + 2 * penalties * values
 
     found = minimize(
         objective, start[free].astype(np.float64), jac=True, method="L-BFGS-B", options={"maxiter": _MOST_STEPS}

@@ -108,11 +108,22 @@ def test_no_start_moves_the_optimum_of_the_linear_model() -> None:
     train = [examples(0, informative=1), examples(2, informative=1)]
     readable = np.array([True, True, False, True, True, True])
     found = [
-        _best_linear(start.astype(np.float32), train, readable) for start in (BLEND, np.array([-1, 3, 2, 1, 0, 0]))
+        _best_linear(start.astype(np.float32), train, readable, 0.01)
+        for start in (BLEND, np.array([-1, 3, 2, 1, 0, 0]))
     ]
     np.testing.assert_allclose(found[0][:-1], found[1][:-1], atol=0.05)
     assert found[0][2] == 0
     assert found[0][1] > 1 > abs(found[0][0])
+
+
+def test_what_is_the_same_for_all_customers_may_be_held_back() -> None:
+    """Three of the hidden items have a fact: the penalty on facts shrinks its weight and leaves the scores theirs."""
+    data = examples(0, informative=1)
+    data.facts[data.positives[1, :3], 0] += 5
+    readable = np.ones(len(BLEND), dtype=bool)
+    free, held = (_best_linear(BLEND, [data], readable, l2) for l2 in (0.001, 10.0))
+    assert abs(held[N_SCORES]) < abs(free[N_SCORES]) / 10
+    assert held[1] == pytest.approx(free[1], rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
