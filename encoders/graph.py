@@ -482,8 +482,15 @@ def _dropped(
     """Dropout of the content's own columns; rotated to principal directions first, it lost 2 % of NDCG.
 
     A random byte an entry, into memory that is there: torch's own took a fifth of a training step.
+
+    Args:
+        inputs: content, already divided by the share that is kept, shape (I, D).
+        rows: of the inputs, those that are wanted, shape (n,).
+        share: of the entries that are dropped.
+        rng: draws them.
+        memory: as large as the inputs; the result lies in it until the next call.
     """
-    kept = np.take(inputs, rows, axis=0, out=memory[: len(rows)], mode="clip")
+    kept = np.take(inputs, rows, axis=0, out=memory[: len(rows)], mode="clip")  # "raise" would copy once more
     drawn = np.frombuffer(rng.bytes(kept.size), dtype=np.uint8).reshape(kept.shape)
     kept *= drawn >= round(256 * share)
     return torch.from_numpy(kept)

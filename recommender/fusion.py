@@ -7,7 +7,7 @@ calibrator that turns its scores into log odds that compare across users and bet
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,6 +30,8 @@ _LINEAR_L2: Final = 1e-2
 """Of the linear model: .0001 to .01 end at the same NDCG, and this is there in half the steps."""
 _MOST_STEPS: Final = 30
 _CLIP: Final = 4.0
+_ANYONE: Final = "anyone"
+"""Name of the weights of facts for customers without a history."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,6 +120,9 @@ class Fusion:
     since its loss is convex, and the network from there. The linear model rests on few numbers and carries over to
     other items as well; the network bends where the items to rank are those that it learned from. What ranks the
     validation items best is shipped, trained once more on them too; and that may be the untrained blend.
+
+    A customer without a history has no scores, and the weights that facts have beside scores say little without them:
+    half of the NDCG of the predicted popularity. So facts get weights of their own for such customers.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -130,6 +135,7 @@ class Fusion:
         train: Sequence[Examples],
         validation: Examples,
         *,
+        anyone: NDArray[np.float32],
         readable: NDArray[np.bool_],
         epochs: int,
         facts_l2: float = _LINEAR_L2,
@@ -142,6 +148,7 @@ class Fusion:
             blends: linear weights of untrained blends, each of shape (S + F + 1,).
             train: examples, one set a fold.
             validation: examples of other items.
+            anyone: weights of facts from which those for customers without a history start, shape (F,).
             readable: inputs that may be used; the others get weights of exactly 0. Shape (S + F + 1,).
             epochs: passes of the network over all users; 0 for a linear model alone.
             facts_l2: the linear model's penalty on the weights of facts.
@@ -156,15 +163,20 @@ class Fusion:
         report = progress or (lambda done, total: None)
         torch.manual_seed(seed)
         if not len(validation):
-            blend = cls(_Network(blends[0] * readable).arrays())
+            blend = cls({**_Network(blends[0] * readable).arrays(), _ANYONE: anyone})
             return blend, blend, {"shipped": "blend", "because": "nothing to validate on"}
         of_blends = [float(validation.ndcg(_linear(validation, blend * readable)).mean()) for blend in blends]
         blended = _Network(_tempered(blends[int(np.argmax(of_blends))] * readable, train)).arrays()
+        blended[_ANYONE] = anyone
         models = {"blend": cls(blended)}
         n_steps = 2 * (1 + epochs)
 
         def learned(examples: Sequence[Examples], before: int, *, bends: bool) -> dict[str, Fusion]:
-            linear = {**blended, "linear": _best_linear(blended["linear"], examples, readable, facts_l2)}
+            linear = {
+                **blended,
+                "linear": _best_linear(blended["linear"], examples, readable, facts_l2),
+                _ANYONE: _best_for_anyone(anyone, examples, readable, facts_l2),
+            }
             report(before + 1, n_steps)
             if not epochs or not bends:
                 return {"linear": cls(linear)}
@@ -172,6 +184,7 @@ class Fusion:
                 linear, examples, readable, epochs, seed, report=lambda done: report(before + 1 + done, n_steps)
             )
             halves = {"linear": (linear["linear"] + network["linear"]) / 2, "last": network["last"] / 2}
+            network[_ANYONE] = linear[_ANYONE]
             mean = {**network, **{name: array.astype(np.float32) for name, array in halves.items()}}
             return {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
 
@@ -199,7 +212,9 @@ class Fusion:
             for start in range(0, len(personal), rows_at_once):
                 rows = slice(start, start + rows_at_once)
                 parts.append(network(inputs(personal[rows], facts, n_history[rows])).numpy())
-        return np.concatenate(parts) if parts else np.zeros(personal.shape[:2], dtype=np.float32)
+        scores = np.concatenate(parts) if parts else np.zeros(personal.shape[:2], dtype=np.float32)
+        scores[np.equal(n_history, 0)] = facts @ self.weights[_ANYONE]
+        return scores
 
 
 def _best_linear(
@@ -235,6 +250,15 @@ def _best_linear(
     )
     weights[free] = found.x
     return weights
+
+
+def _best_for_anyone(
+    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_], facts_l2: float
+) -> NDArray[np.float32]:
+    """Weights of facts that minimise the loss of the linear model without any score of a user's own. Shape (F,)."""
+    n_scores = train[0].personal.shape[2]
+    bare = [replace(examples, personal=examples.personal[:, :, :0]) for examples in train]
+    return _best_linear(np.append(start, np.float32(0)), bare, readable[n_scores:], facts_l2)[:-1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -320,7 +344,7 @@ def _train(
 
 def _loaded(weights: dict[str, NDArray[np.float32]]) -> _Network:
     network = _Network(weights["linear"])
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items() if name != _ANYONE})
     return network
 
 

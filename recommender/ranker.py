@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
@@ -74,6 +74,8 @@ _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
 }
 """Blends that need no fitting. The best on validation items is what the fusion starts from, and what ships where it is
 better than what was learned: so known items never rank worse there than by EASE alone."""
+_SELLS: Final[dict[Stratum, str]] = {"new": "predicted popularity", "known": "popularity"}
+"""The fact by which a customer without a history is served where nothing is learned."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -587,6 +589,7 @@ class _Trainer:
             train,
             validation,
             readable=readable,
+            anyone=np.array([name == _SELLS[stratum] for name in Scorers.fact_names], dtype=np.float32),
             epochs=_EPOCHS[stratum],
             facts_l2=_FACTS_L2[stratum],
             seed=self._seed,

@@ -10,6 +10,7 @@ from recommender.fusion import Calibrator, Examples, Fusion, _best_linear, _Want
 
 N_SCORES, N_FACTS = 3, 2
 BLEND = np.array([1.0, 0, 0, 0, 0, 0], dtype=np.float32)
+ANYONE = np.array([0.0, 1.0], dtype=np.float32)
 
 
 def examples(seed: int, *, informative: int, n_users: int = 200, n_items: int = 40) -> Examples:
@@ -34,7 +35,7 @@ def fit(
     train: Examples, validation: Examples, readable: np.ndarray | None = None
 ) -> tuple[Fusion, Fusion, dict[str, object]]:
     mask = np.ones(len(BLEND), dtype=bool) if readable is None else readable
-    return Fusion.fit([BLEND], [train], validation, readable=mask, epochs=6, seed=0)
+    return Fusion.fit([BLEND], [train], validation, anyone=ANYONE, readable=mask, epochs=6, seed=0)
 
 
 def test_it_finds_the_score_that_tells() -> None:
@@ -48,9 +49,8 @@ def test_it_finds_the_score_that_tells() -> None:
 
 def test_without_epochs_it_is_a_linear_model() -> None:
     train, validation = examples(0, informative=1), examples(1, informative=1)
-    fusion, _, about = Fusion.fit(
-        [BLEND], [train], validation, readable=np.ones(len(BLEND), dtype=bool), epochs=0, seed=0
-    )
+    readable = np.ones(len(BLEND), dtype=bool)
+    fusion, _, about = Fusion.fit([BLEND], [train], validation, anyone=ANYONE, readable=readable, epochs=0, seed=0)
     assert about["shipped"] == "linear"
     assert set(about["ndcg@20 of"]) == {"blend", "linear"}
     weights = fusion.weights["linear"]
@@ -76,6 +76,28 @@ def test_it_never_ships_worse_than_the_blend_it_starts_from() -> None:
     assert about["shipped"] == "blend"
     blend = validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean()
     assert validation.ndcg(fusion.scores(validation)).mean() >= blend - 1e-9
+
+
+def test_who_has_no_history_gets_what_sells_to_anyone() -> None:
+    """Four of forty items are what half of the customers take. A score makes too much of it, so that beside the score
+    the fact that tells them speaks against them; taken alone it must not."""
+    train, validation, others = (examples(seed, informative=1, n_users=400) for seed in (0, 1, 2))
+    for data in (train, validation, others):
+        data.positives[1, ::2] %= 4
+        data.personal[:] = np.random.default_rng(9).standard_normal(data.personal.shape)
+        data.personal[data.positives[0], data.positives[1], 1] += 4
+        data.personal[:, :4, 1] += 8
+        data.facts[:4, 0] += 3
+    readable = np.ones(len(BLEND), dtype=bool)
+    fusion, *_ = Fusion.fit([BLEND], [train], validation, anyone=ANYONE, readable=readable, epochs=0, seed=0)
+    assert fusion.weights["linear"][N_SCORES] < 0
+    without = replace(others, personal=np.zeros_like(others.personal), n_history=np.zeros(400, dtype=np.float32))
+    scores = fusion.scores(without)
+    assert (scores == scores[0]).all()
+    assert set(np.argsort(-scores[0])[:4].tolist()) == {0, 1, 2, 3}
+    mixed = replace(others, n_history=np.where(np.arange(400) % 2, 4, 0).astype(np.float32))
+    np.testing.assert_array_equal(fusion.scores(mixed)[1::2], fusion.scores(others)[1::2])
+    np.testing.assert_array_equal(fusion.scores(mixed)[::2], scores[::2])
 
 
 def test_unreadable_inputs_do_not_move_a_score() -> None:
