@@ -31,7 +31,7 @@ _LINEAR_L2: Final = 1e-2
 _MOST_STEPS: Final = 30
 _CLIP: Final = 4.0
 _ANYONE: Final = "anyone"
-"""Name of the weights of facts for customers without a history."""
+"""Name of the weights of facts for customers without a history: one of them is not 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +122,7 @@ class Fusion:
     validation items best is shipped, trained once more on them too; and that may be the untrained blend.
 
     A customer without a history has no scores, and the weights that facts have beside scores say little without them:
-    half of the NDCG of the predicted popularity. So facts get weights of their own for such customers.
+    half of the NDCG of the predicted popularity. So one fact serves such customers, with a weight of its own.
     """
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -138,7 +138,6 @@ class Fusion:
         anyone: NDArray[np.float32],
         readable: NDArray[np.bool_],
         epochs: int,
-        facts_l2: float = _LINEAR_L2,
         seed: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Fusion, Fusion, dict[str, Any]]:
@@ -148,10 +147,9 @@ class Fusion:
             blends: linear weights of untrained blends, each of shape (S + F + 1,).
             train: examples, one set a fold.
             validation: examples of other items.
-            anyone: weights of facts from which those for customers without a history start, shape (F,).
+            anyone: 1 for the fact that serves customers without a history, else 0, shape (F,).
             readable: inputs that may be used; the others get weights of exactly 0. Shape (S + F + 1,).
             epochs: passes of the network over all users; 0 for a linear model alone.
-            facts_l2: the linear model's penalty on the weights of facts.
             seed: of the initial weights and the order.
             progress: called with epochs done and in all.
 
@@ -174,8 +172,8 @@ class Fusion:
         def learned(examples: Sequence[Examples], before: int, *, bends: bool) -> dict[str, Fusion]:
             linear = {
                 **blended,
-                "linear": _best_linear(blended["linear"], examples, readable, facts_l2),
-                _ANYONE: _best_for_anyone(anyone, examples, readable, facts_l2),
+                "linear": _best_linear(blended["linear"], examples, readable),
+                _ANYONE: _best_for_anyone(anyone, examples),
             }
             report(before + 1, n_steps)
             if not epochs or not bends:
@@ -218,9 +216,9 @@ class Fusion:
 
 
 def _best_linear(
-    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_], facts_l2: float
+    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Weights that minimise the listwise loss over all candidates + Σ l2 · w², by L-BFGS. Shape (S + F + 1,).
+    """Weights that minimise the listwise loss over all candidates + l2 · |w|², by L-BFGS. Shape (S + F + 1,).
 
     Two dozen steps over everything are enough; 6 epochs of stochastic steps ended .4 % of NDCG lower. The history's
     length is the same for all of a user's candidates, so that its weight keeps its start.
@@ -232,18 +230,15 @@ def _best_linear(
     free = readable.copy()
     free[-1] = False
     weights = (start * readable).astype(np.float32)
-    penalties = np.full(len(weights), _LINEAR_L2)
-    penalties[n_scores:] = facts_l2
-    penalties = penalties[free]
 
     def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights[free] = values
-        loss, gradient = float(penalties @ values**2), np.zeros(len(weights))
+        loss, gradient = _LINEAR_L2 * float(values @ values), np.zeros(len(weights))
         for part in wanted:
             part_loss, part_gradient = part.loss(weights[:n_scores], weights[n_scores:-1])
             loss += part_loss / len(wanted)
             gradient[:-1] += part_gradient / len(wanted)
-        return loss, gradient[free] + 2 * penalties * values
+        return loss, gradient[free] + 2 * _LINEAR_L2 * values
 
     found = minimize(
         objective, start[free].astype(np.float64), jac=True, method="L-BFGS-B", options={"maxiter": _MOST_STEPS}
@@ -252,13 +247,11 @@ def _best_linear(
     return weights
 
 
-def _best_for_anyone(
-    start: NDArray[np.float32], train: Sequence[Examples], readable: NDArray[np.bool_], facts_l2: float
-) -> NDArray[np.float32]:
-    """Weights of facts that minimise the loss of the linear model without any score of a user's own. Shape (F,)."""
-    n_scores = train[0].personal.shape[2]
+def _best_for_anyone(anyone: NDArray[np.float32], train: Sequence[Examples]) -> NDArray[np.float32]:
+    """The chosen fact's weight where nothing else is known, so that its odds compare with others. Shape (F,)."""
     bare = [replace(examples, personal=examples.personal[:, :, :0]) for examples in train]
-    return _best_linear(np.append(start, np.float32(0)), bare, readable[n_scores:], facts_l2)[:-1]
+    start = np.append(anyone, np.float32(0))
+    return _best_linear(start, bare, start > 0)[:-1].clip(min=1e-3 * anyone)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
