@@ -119,7 +119,8 @@ class Fusion:
     Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007): the linear model to its optimum,
     since its loss is convex, and the network from there. The linear model rests on few numbers and carries over to
     other items as well; the network bends where the items to rank are those that it learned from. What ranks the
-    validation items best is shipped, trained once more on them too; and that may be the untrained blend.
+    validation items best is shipped, trained once more on them too. The untrained blend ships where it is better by more
+    than the standard error of the difference: of two that chance alone tells apart, the learned one is better on others.
 
     A customer without a history has no scores, and the weights that facts have beside scores say little without them:
     half of the NDCG of the predicted popularity. So one fact serves such customers, with a weight of its own.
@@ -188,8 +189,12 @@ class Fusion:
 
         if train:
             models |= learned(train, 0, bends=True)
-        found = {name: float(validation.ndcg(model.scores(validation)).mean()) for name, model in models.items()}
-        shipped = max(found, key=found.__getitem__)
+        of_users = {name: validation.ndcg(model.scores(validation)) for name, model in models.items()}
+        found = {name: float(values.mean()) for name, values in of_users.items()}
+        shipped = max((name for name in found if name != "blend" or not train), key=found.__getitem__)
+        ahead = of_users["blend"] - of_users[shipped]
+        if ahead.mean() > ahead.std() / np.sqrt(len(ahead)):
+            shipped = "blend"
         about = {"ndcg@20 of": {name: round(value, 4) for name, value in found.items()}, "shipped": shipped}
         final = models[shipped]
         if shipped != "blend":

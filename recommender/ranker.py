@@ -71,7 +71,7 @@ _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
     ),
 }
 """Blends that need no fitting. The best on validation items is what the fusion starts from, and what ships where it is
-better than what was learned: so known items never rank worse there than by EASE alone."""
+better than what was learned, by more than chance: so known items rank no worse there than by EASE alone."""
 _SELLS: Final[dict[Stratum, str]] = {"new": "predicted popularity", "known": "popularity"}
 """The fact by which a customer without a history is served."""
 
