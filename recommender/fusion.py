@@ -119,8 +119,9 @@ class Fusion:
     Both are trained by a softmax over a user's candidates (ListNet, Cao et al. 2007): the linear model to its optimum,
     since its loss is convex, and the network from there. The linear model rests on few numbers and carries over to
     other items as well; the network bends where the items to rank are those that it learned from. What ranks the
-    validation items best is shipped, trained once more on them too. The untrained blend ships where it is better by more
-    than the standard error of the difference: of two that chance alone tells apart, the learned one is better on others.
+    validation items best is shipped, trained once more on them too. The untrained blend ships where it is better by
+    more than the standard error of the difference: where chance alone tells them apart, what has learned from all
+    rehearsals is the better bet.
 
     A customer without a history has no scores, and the weights that facts have beside scores say little without them:
     half of the NDCG of the predicted popularity. So one fact serves such customers, with a weight of its own.

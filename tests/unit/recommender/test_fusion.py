@@ -101,6 +101,16 @@ def test_who_has_no_history_gets_what_sells_to_anyone() -> None:
     np.testing.assert_array_equal(fusion.scores(mixed)[::2], scores[::2])
 
 
+@pytest.mark.parametrize(("seed", "shipped"), [(1, "blend"), (3, "linear")])
+def test_the_blend_ships_where_more_than_chance_speaks_for_it(seed: int, shipped: str) -> None:
+    """Both times it is better on the validation items, once by less than a standard error."""
+    train, validation = (examples(of, informative=0, n_users=n) for of, n in ((seed, 60), (100 + seed, 100)))
+    readable = np.ones(len(BLEND), dtype=bool)
+    _, _, about = Fusion.fit([BLEND], [train], validation, anyone=ANYONE, readable=readable, epochs=0, seed=0)
+    assert about["ndcg@20 of"]["blend"] > about["ndcg@20 of"]["linear"] + 0.003
+    assert about["shipped"] == shipped
+
+
 def test_unreadable_inputs_do_not_move_a_score() -> None:
     mask = np.array([True, False, True, True, True, True])
     train, validation = examples(0, informative=1), examples(1, informative=1)
