@@ -81,7 +81,7 @@ def load_added(ranker: Ranker, folder: Path) -> dict[str, str]:
             # A process that was open while another one trained keeps what its own, older model has read.
             if about["model"] != ranker.fingerprint:
                 return digests
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  the file has keys but no iterator
         ranker.put_added(json.loads(about["item_ids"]), arrays.pop("item_nums"), arrays)
         digests |= json.loads(about["digests"])
         return digests

@@ -171,14 +171,14 @@ class Fusion:
         models = {"blend": cls(blended)}
         n_steps = 2 * (1 + epochs)
 
-        def learned(examples: Sequence[Examples], before: int, *, bends: bool) -> dict[str, Fusion]:
+        def learned(examples: Sequence[Examples], before: int, epochs: int) -> dict[str, Fusion]:
             linear = {
                 **blended,
                 "linear": _best_linear(blended["linear"], examples, readable),
                 _ANYONE: _best_for_anyone(anyone, examples),
             }
             report(before + 1, n_steps)
-            if not epochs or not bends:
+            if not epochs:
                 return {"linear": cls(linear)}
             network = _train(
                 linear, examples, readable, epochs, seed, report=lambda done: report(before + 1 + done, n_steps)
@@ -189,7 +189,7 @@ class Fusion:
             return {"linear": cls(linear), "network": cls(network), "mean": cls(mean)}
 
         if train:
-            models |= learned(train, 0, bends=True)
+            models |= learned(train, 0, epochs)
         of_users = {name: validation.ndcg(model.scores(validation)) for name, model in models.items()}
         found = {name: float(values.mean()) for name, values in of_users.items()}
         shipped = max((name for name in found if name != "blend" or not train), key=found.__getitem__)
@@ -199,7 +199,7 @@ class Fusion:
         about = {"ndcg@20 of": {name: round(value, 4) for name, value in found.items()}, "shipped": shipped}
         final = models[shipped]
         if shipped != "blend":
-            final = learned([*train, validation], 1 + epochs, bends=shipped != "linear")[shipped]
+            final = learned([*train, validation], 1 + epochs, 0 if shipped == "linear" else epochs)[shipped]
         report(n_steps, n_steps)
         return final, models[shipped], about
 

@@ -103,7 +103,7 @@ class WalkFinder:
                 len(forward), *_hop(forward, 0), *_hop(forward, 1),
                 len(backward), *_hop(backward, 0), *_hop(backward, 1),
                 self._meeting[plan.meeting], plan.alike, scores[row], nums[row],
-            )  # fmt: skip
+            )  # a line a side of the walk  # fmt: skip
         best_first = np.argsort(-scores, axis=0, kind="stable")[:n_paths]
         found: list[list[Walk]] = [[] for _ in range(n_pairs)]
         for order in best_first:
@@ -170,7 +170,7 @@ def _best_walks(  # type: ignore[no-untyped-def]  # compiled: numba infers the t
     n_forward, f0_starts, f0_targets, f0_weights, f1_starts, f1_targets, f1_weights,
     n_backward, b0_starts, b0_targets, b0_weights, b1_starts, b1_targets, b1_weights,
     meeting, alike, scores, walks,
-):  # fmt: skip
+):  # a line a side of the walk  # fmt: skip
     """For each pair the best walk: ``scores[p]`` (0 where none) and ``walks[p]`` of shape (n_steps + 1,)."""
     n_nodes = n_forward + n_backward + 1
     stamp = np.full(len(meeting), -1, dtype=np.int64)

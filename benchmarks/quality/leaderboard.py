@@ -215,9 +215,9 @@ def _compare(options: argparse.Namespace, name: str) -> None:
     # A baseline is compared on all of the product's splits or not at all, a control on those that it has.
     shared = {method: tuple(seed for seed in seeds if seed in found) for method, found in cells.items()}
     shared = {method: on for method, on in shared.items() if len(on) == len(seeds) or (on and method in CONTROLS)}
-    scores = {method: _gather(options, name, cells[method], on) for method, on in shared.items()}
     product = {on: _gather(options, name, ours, on) for on in set(shared.values())}
-    for pool in scores.pop(NAME):
+    scores = {method: _gather(options, name, cells[method], on) for method, on in shared.items() if method != NAME}
+    for pool in product[shared[NAME]]:
         for over in ("users", "items"):
             intervals = {}
             for method, theirs in scores.items():

@@ -191,7 +191,12 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
                 sum(cells[seed]["pools"][pool]["means"]["ndcg@20"] for seed in both) / max(1, len(both))
                 for cells in (found, by_method[PRODUCT])
             ]
-            row = [method.removeprefix(f"{PRODUCT}, "), *(f"{value:.4f}" for value in pair), intervals.get(method, "–")]
+            # A control tells something only beside the product of the same code.
+            other = sorted(
+                {found[seed]["commit"] for seed in both} - {by_method[PRODUCT][seed]["commit"] for seed in both}
+            )
+            name = method.removeprefix(f"{PRODUCT}, ") + (f" (other code: {', '.join(other)})" if other else "")
+            row = [name, *(f"{value:.4f}" for value in pair), intervals.get(method, "–")]
             yield f"| {' | '.join(row)} |"
     if PRODUCT in by_method:
         yield from _mixing_table([by_method[PRODUCT][seed] for seed in seeds])
