@@ -59,6 +59,8 @@ def text_removed(items: Items, events: pl.DataFrame, rng: random.Random) -> tupl
     kept = [{name: value for name, value in item.items() if name not in {"title", "description"}} for item in items]
     if not any(len(item) > 1 for item in kept):
         raise ControlNotDefinedError("the items have nothing but text")
+    if kept == items:
+        raise ControlNotDefinedError("the items have no title or description")
     return kept, events
 
 

@@ -184,7 +184,8 @@ def lightgcn(case: Case) -> Fitted:
         table = nn.Embedding(n_users + n_items, 64)
         nn.init.normal_(table.weight, std=0.1)
         optimiser = torch.optim.Adam(table.parameters(), lr=5e-3)
-        pairs = _Pairs(case, batch=4096)
+        # Every step propagates over the whole graph: a pass takes at most 16 of them, however many events there are.
+        pairs = _Pairs(case, batch=max(4096, -(-case.train.nnz // 16)))
         cold = torch.from_numpy(case.n_events == 0)
         while True:
             for _ in range(5):  # an "epoch" of early stopping is five passes

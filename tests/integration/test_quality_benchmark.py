@@ -370,6 +370,8 @@ def test_controls_take_away_what_they_name(modules, data):
     facts_alone = [{"item_id": item["item_id"], "brand": "any"} for item in shop.items]
     with pytest.raises(product.ControlNotDefinedError, match="nothing but facts"):
         product.facts_removed(facts_alone, shop.events, rng)
+    with pytest.raises(product.ControlNotDefinedError, match="no title or description"):
+        product.text_removed(facts_alone, shop.events, rng)
     mixed, _ = product.graph_shuffled(shop.items, shop.events, rng)
     same = [old.get("brand") == new.get("brand") for old, new in zip(shop.items, mixed, strict=True)]
     assert sum(same) < len(same) / 2
