@@ -219,13 +219,15 @@ class _Network(nn.Module):
             Matrices of shape (n, C).
         """
         cosines = others @ candidates.T
-        said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).clamp(max=10).exp()
-        attention = torch.exp(others @ self.attention)[:, None]
+        attention = others @ self.attention
+        said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).clamp(max=10)
+        # Attention as a summand in the exponent: every pass over all pairs of items is a tenth of a training step.
+        said = torch.exp(said + attention[place[0]][:, None])
+        levels = attention[:, None] + self.level - self.sharpness
         return [
-            attention
-            * torch.exp(self.sharpness[channel] * (cosines - 1) + self.level[channel]).index_put(
-                place, said[:, channel], accumulate=True
-            )
+            torch.addcmul(levels[:, channel, None], cosines, self.sharpness[channel])
+            .exp()
+            .index_put(place, said[:, channel], accumulate=True)
             for channel in range(N_CHANNELS)
         ]
 
