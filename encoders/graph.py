@@ -221,7 +221,7 @@ class _Network(nn.Module):
         cosines = others @ candidates.T
         attention = others @ self.attention
         said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).clamp(max=10)
-        # Attention as a summand in the exponent: every pass over all pairs of items is a tenth of a training step.
+        # Attention as a summand in the exponent saves passes over others × candidates, a quarter of a training step.
         said = torch.exp(said + attention[place[0]][:, None])
         levels = attention[:, None] + self.level - self.sharpness
         return [
