@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional
 from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import spmm
 
 from encoders.content import put_rows, top_of_rows
 
@@ -41,39 +42,6 @@ _LOG_Q: Final = 0.5
 """Share of log popularity that the softmax explains away: at 1 what content tells of popularity is lost (- .002)."""
 
 
-class Sparse(NamedTuple):
-    """A matrix that learns nothing, CSR, ready to be multiplied with what learns.
-
-    Attributes:
-        matrix: shape (R, C).
-        transposed: shape (C, R). The gradient goes through it; torch would sort the matrix anew for each one, which
-            took two fifths of a training step.
-    """
-
-    matrix: torch.Tensor
-    transposed: torch.Tensor
-
-    @classmethod
-    def of(cls, matrix: sparse.csr_array, device: torch.device) -> Sparse:
-        """Copy a SciPy matrix to a device."""
-        return cls(_csr(matrix, device), _csr(sparse.csr_array(matrix.T), device))
-
-    def __matmul__(self, states: torch.Tensor) -> torch.Tensor:
-        product: torch.Tensor = _Product.apply(self.matrix, self.transposed, states)  # type: ignore[no-untyped-call]  # torch gives it no types
-        return product
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrix: torch.Tensor, transposed: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        ctx.transposed = transposed
-        return matrix @ states
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, torch.Tensor]:
-        return None, None, ctx.transposed @ gradient
-
-
 class GatedMean(MessagePassing):  # type: ignore[misc]  # torch-geometric has no types
     """Mean of the neighbours' states, mapped and gated: g · W · mean. The gate is one learned number a relation.
 
@@ -86,20 +54,18 @@ class GatedMean(MessagePassing):  # type: ignore[misc]  # torch-geometric has no
         self.weight = nn.Parameter(torch.eye(embedding_size))
         self.gate = nn.Parameter(torch.tensor(0.2))
 
-    def forward(self, adjacency: Sparse, states: torch.Tensor) -> torch.Tensor:
-        """States (n_sources, D) to messages (n_targets, D); ``adjacency`` is targets × sources.
+    def forward(self, adjacency: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """States (n_sources, D) to messages (n_targets, D); ``adjacency`` is CSR, targets × sources.
 
         The map comes before the mean, which is linear too: there are fewer entities than items.
         """
-        mapped = functional.linear(states, self.weight)
-        mean: torch.Tensor = self.propagate(adjacency.matrix, x=(mapped, None), transposed=adjacency.transposed)
+        mean: torch.Tensor = self.propagate(adjacency, x=(functional.linear(states, self.weight), None))
         return self.gate * mean
 
-    def message_and_aggregate(
-        self, edge_index: torch.Tensor, x: tuple[torch.Tensor, None], transposed: torch.Tensor
-    ) -> torch.Tensor:
+    def message_and_aggregate(self, edge_index: torch.Tensor, x: tuple[torch.Tensor, None]) -> torch.Tensor:
         """One sparse product; the rows of the adjacency sum to at most 1, so that the sum is the mean."""
-        return Sparse(edge_index, transposed) @ x[0]
+        product: torch.Tensor = spmm(edge_index, x[0], reduce="sum")
+        return product
 
 
 class Pairs:
@@ -193,7 +159,7 @@ class _Network(nn.Module):
         return {name: adjacency @ states for name, adjacency in graph.members.items()}
 
     def vectors(
-        self, states: torch.Tensor, entities: dict[str, torch.Tensor], links: dict[str, Sparse]
+        self, states: torch.Tensor, entities: dict[str, torch.Tensor], links: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """Second hop, second half: items hear their entities. Unit rows."""
         for name, adjacency in links.items():
@@ -221,7 +187,7 @@ class _Network(nn.Module):
         cosines = others @ candidates.T
         attention = others @ self.attention
         said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).clamp(max=10)
-        # Attention as a summand in the exponent saves passes over others × candidates, a quarter of a training step.
+        # Attention as a summand in the exponent saves passes over others × candidates.
         said = torch.exp(said + attention[place[0]][:, None])
         levels = attention[:, None] + self.level - self.sharpness
         return [
@@ -346,7 +312,7 @@ class GraphEncoder:
             totals = torch.exp(others @ network.attention)
             likely = torch.zeros((), device=place)
             for mix, channel, kernel in zip(network.mix, channels, kernels, strict=True):
-                weights = Sparse.of(channel[:, heard], place)
+                weights = _csr(channel[:, heard], place)
                 likely = likely + torch.exp(mix) * (weights @ kernel) / (weights @ totals[:, None] + 1e-6)
             scores = torch.log(likely + 1e-6)
             logits = network.temperature * scores + _LOG_Q * log_popularity[targets]
@@ -398,7 +364,7 @@ class GraphEncoder:
         device = self._network.attention.device
         entities = {name: torch.from_numpy(self._state[f"entities.{name}"]).to(device) for name in ENTITIES}
         links = {
-            name: Sparse.of(_row_means(_members(content, name, item_nums, self._state["topics"])), device)
+            name: _csr(_row_means(_members(content, name, item_nums, self._state["topics"])), device)
             for name in ENTITIES
         }
         with torch.inference_mode():
@@ -564,7 +530,7 @@ def _near(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Adjacencies:
-    """Who hears whom, targets × sources, rows summing to at most 1.
+    """Who hears whom, CSR, targets × sources, rows summing to at most 1.
 
     Attributes:
         behaves: 1 for items with behaviour, shape (n, 1).
@@ -574,9 +540,9 @@ class _Adjacencies:
     """
 
     behaves: torch.Tensor
-    together: Sparse
-    members: dict[str, Sparse]
-    links: dict[str, Sparse]
+    together: torch.Tensor
+    members: dict[str, torch.Tensor]
+    links: dict[str, torch.Tensor]
 
 
 class _Graph:
@@ -599,9 +565,9 @@ class _Graph:
         behaving = sparse.diags_array(seen, format="csr")
         return _Adjacencies(
             torch.from_numpy(seen).to(device)[:, None],
-            Sparse.of(self._together[rows][:, rows], device),
-            {name: Sparse.of(_row_means(matrix[:, rows] @ behaving), device) for name, matrix in self._members.items()},
-            {name: Sparse.of(matrix[rows], device) for name, matrix in self._links.items()},
+            _csr(self._together[rows][:, rows], device),
+            {name: _csr(_row_means(matrix[:, rows] @ behaving), device) for name, matrix in self._members.items()},
+            {name: _csr(matrix[rows], device) for name, matrix in self._links.items()},
         )
 
 

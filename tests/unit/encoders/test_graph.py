@@ -11,7 +11,7 @@ from scipy import sparse
 from torch.nn import functional
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder, Pairs, Sparse, _dropped, _Graph, _Network, _principal, _together
+from encoders.graph import GraphEncoder, Pairs, _dropped, _Graph, _Network, _principal, _together
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 
@@ -164,22 +164,6 @@ def test_dropout_drops_its_share_and_keeps_the_rest() -> None:
     assert np.all((dropped == 0) | (dropped == inputs[rows]))
     kept = _dropped(inputs, rows, 0.0, np.random.default_rng(0), memory)
     np.testing.assert_array_equal(kept.numpy(), inputs[rows])
-
-
-def test_a_sparse_product_and_its_gradient_are_those_of_the_dense_one() -> None:
-    rng = np.random.default_rng(0)
-    matrix = sparse.random_array((7, 5), density=0.4, format="csr", dtype=np.float32, rng=rng)
-    states, weights = (torch.from_numpy(rng.random(shape, dtype=np.float32)) for shape in ((5, 3), (7, 3)))
-    gradients = []
-    for factor in (Sparse.of(matrix, torch.device("cpu")), torch.from_numpy(matrix.toarray())):
-        learned = states.clone().requires_grad_()
-        product = factor @ learned
-        np.testing.assert_allclose(product.detach().numpy(), matrix @ states.numpy(), rtol=1e-5)
-        (product * weights).sum().backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        assert learned.grad is not None
-        gradients.append(learned.grad.numpy())
-    np.testing.assert_allclose(*gradients, rtol=1e-5)
-    assert np.abs(gradients[0]).max() > 0.1
 
 
 def test_masked_items_that_are_left_out_change_nobodys_vector(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
