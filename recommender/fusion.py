@@ -39,7 +39,7 @@ class Examples:
     """Users with hidden positives among C candidates.
 
     Attributes:
-        personal: scaled scores, shape (B, C, S), float16.
+        personal: scaled scores, shape (S, B, C), float16.
         facts: of the candidates, shape (C, F).
         n_history: items of each history, shape (B,).
         positives: user row and candidate column of each hidden event, shape (2, P).
@@ -59,7 +59,7 @@ class Examples:
     tested_share: float
 
     def __len__(self) -> int:
-        return len(self.personal)
+        return len(self.n_history)
 
     def ndcg(self, scores: NDArray[np.float32], k: int = 20) -> NDArray[np.float64]:
         """NDCG@k of each user, ties in random order. ``scores`` has shape (B, C), the result (B,)."""
@@ -68,20 +68,6 @@ class Examples:
         relevant = _indicator(self.positives, (len(scores), scores.shape[1]))
         best = top_k(scores, k, np.random.default_rng(0), allowed=allowed)
         return ranking_metrics(best, relevant, ks=(k,))[f"ndcg@{k}"]
-
-
-def inputs(personal: Any, facts: Any, n_history: Any) -> torch.Tensor:
-    """Everything the network reads of each pair. Shape (B, C, S + F + 1)."""
-    scores = torch.as_tensor(personal).float()
-    n_users, n_items, _ = scores.shape
-    return torch.cat(
-        [
-            scores,
-            torch.as_tensor(facts)[None].expand(n_users, -1, -1),
-            torch.log1p(torch.as_tensor(n_history).float())[:, None, None].expand(-1, n_items, 1),
-        ],
-        dim=2,
-    )
 
 
 class _Network(nn.Module):
@@ -95,11 +81,16 @@ class _Network(nn.Module):
         self.last = nn.Parameter(torch.zeros(_HIDDEN_SIZE))
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = x @ self.linear
+    def forward(self, personal: torch.Tensor, facts: torch.Tensor, n_history: torch.Tensor) -> torch.Tensor:
+        """Scores of pairs, shape (B, C), from shapes (S, B, C), (C, F) and (B,)."""
+        length = torch.log1p(n_history)
+        scores = _weighted(self.linear[None], personal, facts, length)[0]
         if self.last.requires_grad or bool(self.last.any()):
-            hidden = self.dropout(functional.gelu(self.first(x.clamp(-_CLIP, _CLIP))))
-            scores = scores + functional.gelu(self.second(hidden)) @ self.last
+            clipped = (x.clamp(-_CLIP, _CLIP) for x in (personal, facts, length))
+            seen = _weighted(self.first.weight, *clipped) + self.first.bias[:, None, None]
+            hidden = self.dropout(functional.gelu(seen)).flatten(1)
+            second = functional.gelu(self.second.weight @ hidden + self.second.bias[:, None])
+            scores = scores + (self.last @ second).view_as(scores)
         return scores
 
     def blind(self, readable: NDArray[np.bool_]) -> None:
@@ -111,6 +102,24 @@ class _Network(nn.Module):
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         return {name: tensor.detach().numpy().copy() for name, tensor in self.state_dict().items()}
+
+
+def _weighted(weights: torch.Tensor, personal: torch.Tensor, facts: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """Weighted sums of all that is read of each pair, without one tensor that repeats the facts for every user.
+
+    Args:
+        weights: of the personal scores, the facts and the history's length, shape (H, S + F + 1).
+        personal: shape (S, B, C).
+        facts: shape (C, F).
+        length: shape (B,).
+
+    Returns:
+        Shape (H, B, C).
+    """
+    n_scores = len(personal)
+    own = (weights[:, :n_scores] @ personal.flatten(1)).view(-1, *personal.shape[1:])
+    everyones = weights[:, n_scores:-1] @ facts.T
+    return own + everyones[:, None, :] + (weights[:, -1:] * length)[:, :, None]
 
 
 class Fusion:
@@ -208,17 +217,20 @@ class Fusion:
         return self.predict(examples.personal, examples.facts, examples.n_history)
 
     def predict(self, personal: Any, facts: Any, n_history: Any) -> NDArray[np.float32]:
-        """Scores of pairs. Shape (B, C)."""
+        """Scores of pairs, shape (B, C), from shapes (S, B, C), (C, F) and (B,)."""
         network = _loaded(self.weights).requires_grad_(False).eval()
-        rows_at_once = max(1, 200_000 // max(1, personal.shape[1]))
-        parts = []
+        scores = np.empty(personal.shape[1:], dtype=np.float32)
+        rows_at_once = max(1, 200_000 // max(1, personal.shape[2]))
         with torch.inference_mode():
-            for start in range(0, len(personal), rows_at_once):
+            for start in range(0, len(scores), rows_at_once):
                 rows = slice(start, start + rows_at_once)
-                parts.append(network(inputs(personal[rows], facts, n_history[rows])).numpy())
-        scores = np.concatenate(parts) if parts else np.zeros(personal.shape[:2], dtype=np.float32)
+                scores[rows] = network(*_tensors(personal[:, rows], facts, n_history[rows])).numpy()
         scores[np.equal(n_history, 0)] = facts @ self.weights[_ANYONE]
         return scores
+
+
+def _tensors(*arrays: NDArray[Any]) -> list[torch.Tensor]:
+    return [torch.from_numpy(array.astype(np.float32, copy=False)) for array in arrays]
 
 
 def _best_linear(
@@ -232,7 +244,7 @@ def _best_linear(
     from scipy.optimize import minimize
 
     wanted = [_Wanted.of(examples) for examples in train]
-    n_scores = train[0].personal.shape[2]
+    n_scores = len(train[0].personal)
     free = readable.copy()
     free[-1] = False
     weights = (start * readable).astype(np.float32)
@@ -255,7 +267,7 @@ def _best_linear(
 
 def _best_for_anyone(anyone: NDArray[np.float32], train: Sequence[Examples]) -> NDArray[np.float32]:
     """The chosen fact's weight where nothing else is known, so that its odds compare with others. Shape (F,)."""
-    bare = [replace(examples, personal=examples.personal[:, :, :0]) for examples in train]
+    bare = [replace(examples, personal=examples.personal[:0]) for examples in train]
     start = np.append(anyone, np.float32(0))
     return _best_linear(start, bare, start > 0)[:-1].clip(min=1e-3 * anyone)
 
@@ -265,7 +277,7 @@ class _Wanted:
     """One fold, ready for the loss of a linear model.
 
     Attributes:
-        scores: shape (B · C, S), float32.
+        scores: shape (S, B · C), float32.
         facts: shape (C, F).
         known: user row and column of candidates that are not ranked, shape (2, Q).
         positives: user row and column of the hidden events, shape (2, P).
@@ -282,17 +294,17 @@ class _Wanted:
 
     @classmethod
     def of(cls, examples: Examples) -> _Wanted:
-        n_users, n_items, n_scores = examples.personal.shape
+        n_scores, n_users, n_items = examples.personal.shape
         users = examples.positives[0]
         shares = 1 / np.sqrt(np.bincount(users, minlength=n_users))[users]
         shares = (shares / shares.sum()).astype(np.float32)
         mass = np.bincount(users, weights=shares, minlength=n_users).astype(np.float32)[:, None]
-        scores = examples.personal.reshape(n_users * n_items, n_scores).astype(np.float32)
+        scores = examples.personal.reshape(n_scores, n_users * n_items).astype(np.float32)
         return cls(scores, examples.facts, examples.known, examples.positives, shares, mass)
 
     def loss(self, of_scores: NDArray[np.float32], of_facts: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
         """Cross entropy of the hidden events, and its gradient, shape (S + F,)."""
-        totals = (self.scores @ of_scores).reshape(len(self.mass), -1) + self.facts @ of_facts
+        totals = (of_scores @ self.scores).reshape(len(self.mass), -1) + self.facts @ of_facts
         totals[self.known[0], self.known[1]] = -1e4
         totals -= totals.max(axis=1, keepdims=True)
         wanted = float(totals[self.positives[0], self.positives[1]] @ self.shares)
@@ -301,7 +313,7 @@ class _Wanted:
         loss = float((np.log(sums) * self.mass).sum()) - wanted
         totals *= self.mass / sums
         np.subtract.at(totals, (self.positives[0], self.positives[1]), self.shares)
-        return loss, np.concatenate([self.scores.T @ totals.ravel(), self.facts.T @ totals.sum(axis=0)])
+        return loss, np.concatenate([self.scores @ totals.ravel(), self.facts.T @ totals.sum(axis=0)])
 
 
 def _train(
@@ -349,10 +361,10 @@ def _loaded(weights: dict[str, NDArray[np.float32]]) -> _Network:
 
 def _linear(examples: Examples, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores by the weights of the personal scores alone. Shape (B, C)."""
-    used = np.flatnonzero(weights[: examples.personal.shape[2]])
-    total = np.zeros(examples.personal.shape[:2], dtype=np.float32)
+    used = np.flatnonzero(weights[: len(examples.personal)])
+    total = np.zeros(examples.personal.shape[1:], dtype=np.float32)
     for column in used:
-        total += weights[column] * examples.personal[:, :, column].astype(np.float32)
+        total += weights[column] * examples.personal[column].astype(np.float32)
     return total
 
 
@@ -373,12 +385,14 @@ def _listwise_loss(
     network: _Network, examples: Examples, users: NDArray[np.int64], rng: np.random.Generator
 ) -> torch.Tensor:
     """Cross entropy of the hidden positives among them and a sample of others; a user counts by the root of theirs."""
-    shape = examples.personal.shape[:2]
+    shape = examples.personal.shape[1:]
     wanted, known = (_indicator(pairs, shape)[users] for pairs in (examples.positives, examples.known))
     sample = rng.permutation(shape[1])[:_CANDIDATES_A_STEP]
     columns = np.union1d(wanted.indices, sample)
-    x = inputs(examples.personal[np.ix_(users, columns)], examples.facts[columns], examples.n_history[users])
-    scores = network(x).masked_fill(torch.from_numpy(known[:, columns].toarray() > 0), -1e4)
+    personal = examples.personal[:, users[:, None], columns]
+    scores = network(*_tensors(personal, examples.facts[columns], examples.n_history[users])).masked_fill(
+        torch.from_numpy(known[:, columns].toarray() > 0), -1e4
+    )
     positives = torch.from_numpy(wanted[:, columns].toarray())
     positives = positives / positives.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
     return -(functional.log_softmax(scores, dim=1) * positives).sum() / positives.sum().clamp(min=1e-6)

@@ -389,9 +389,9 @@ class Ranker:
     def parts(self, history: NDArray[np.int64], item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Each single score of items for one history, in deviations above the user's mean. Shapes (C,)."""
         rows = self._scorers.histories([history])
-        personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[0]
+        personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[:, 0]
         facts = self._scorers.facts(item_nums)
-        named = dict(zip(self._scorers.names, personal.T, strict=True))
+        named = dict(zip(self._scorers.names, personal, strict=True))
         named.update(zip(self._scorers.fact_names, facts.T, strict=True))
         return named
 
@@ -559,10 +559,10 @@ class _Trainer:
         block = scorers.block(candidates)
         rows = scorers.histories(_recent(seen[users]))
         scale = scorers.scale(rows)
-        personal = np.empty((len(users), len(candidates), len(scorers.names)), dtype=np.float16)
+        personal = np.empty((len(scorers.names), len(users), len(candidates)), dtype=np.float16)
         for start in range(0, len(users), 256):
             chunk = slice(start, start + 256)
-            personal[chunk] = block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4)
+            personal[:, chunk] = block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4)
         return Examples(
             personal,
             scorers.facts(candidates),
@@ -607,7 +607,7 @@ class _Trainer:
             "n_items": scores.shape[1],
             "ndcg@20": round(float(validation.ndcg(scores).mean()), 4),
             "ndcg@20 of single scores": {
-                column: round(float(validation.ndcg(validation.personal[:, :, place].astype(np.float32)).mean()), 4)
+                column: round(float(validation.ndcg(validation.personal[place].astype(np.float32)).mean()), 4)
                 for place, column in enumerate(Scorers.names)
             },
         }

@@ -16,9 +16,9 @@ ANYONE = np.array([1.0, 0.0], dtype=np.float32)
 def examples(seed: int, *, informative: int, n_users: int = 200, n_items: int = 40) -> Examples:
     """Only one personal score says what the hidden item is; the others are noise."""
     rng = np.random.default_rng(seed)
-    personal = rng.standard_normal((n_users, n_items, N_SCORES)).astype(np.float16)
+    personal = np.moveaxis(rng.standard_normal((n_users, n_items, N_SCORES)).astype(np.float16), 2, 0).copy()
     columns = rng.integers(n_items, size=n_users)
-    personal[np.arange(n_users), columns, informative] += 3
+    personal[informative, np.arange(n_users), columns] += 3
     return Examples(
         personal,
         rng.standard_normal((n_items, N_FACTS)).astype(np.float32),
@@ -41,7 +41,7 @@ def fit(
 def test_it_finds_the_score_that_tells() -> None:
     validation = examples(1, informative=1)
     fusion, validated, _ = fit(examples(0, informative=1), validation)
-    start = float(validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean())
+    start = float(validation.ndcg(validation.personal[0].astype(np.float32)).mean())
     for scores in (fusion.scores(validation), validated.scores(validation)):
         assert scores.shape == (200, 40)
         assert float(validation.ndcg(scores).mean()) > start + 0.3
@@ -54,7 +54,8 @@ def test_without_epochs_it_is_a_linear_model() -> None:
     assert about["shipped"] == "linear"
     assert set(about["ndcg@20 of"]) == {"blend", "linear"}
     weights = fusion.weights["linear"]
-    expected = validation.personal.astype(np.float32) @ weights[:N_SCORES] + validation.facts @ weights[N_SCORES:-1]
+    personal = np.tensordot(weights[:N_SCORES], validation.personal.astype(np.float32), 1)
+    expected = personal + validation.facts @ weights[N_SCORES:-1]
     np.testing.assert_allclose(fusion.scores(validation), expected, atol=1e-3)
 
 
@@ -74,7 +75,7 @@ def test_it_never_ships_worse_than_the_blend_it_starts_from() -> None:
     validation = examples(1, informative=0)
     fusion, _, about = fit(examples(0, informative=2), validation)
     assert about["shipped"] == "blend"
-    blend = validation.ndcg(validation.personal[:, :, 0].astype(np.float32)).mean()
+    blend = validation.ndcg(validation.personal[0].astype(np.float32)).mean()
     assert validation.ndcg(fusion.scores(validation)).mean() >= blend - 1e-9
 
 
@@ -84,9 +85,9 @@ def test_who_has_no_history_gets_what_sells_to_anyone() -> None:
     train, validation, others = (examples(seed, informative=1, n_users=400) for seed in (0, 1, 2))
     for data in (train, validation, others):
         data.positives[1, ::2] %= 4
-        data.personal[:] = np.random.default_rng(9).standard_normal(data.personal.shape)
-        data.personal[data.positives[0], data.positives[1], 1] += 4
-        data.personal[:, :4, 1] += 8
+        data.personal[:] = np.moveaxis(np.random.default_rng(9).standard_normal((400, 40, N_SCORES)), 2, 0)
+        data.personal[1, data.positives[0], data.positives[1]] += 4
+        data.personal[1, :, :4] += 8
         data.facts[:4, 0] += 3
     readable = np.ones(len(BLEND), dtype=bool)
     fusion, *_ = Fusion.fit([BLEND], [train], validation, anyone=ANYONE, readable=readable, epochs=0, seed=0)
@@ -116,7 +117,7 @@ def test_unreadable_inputs_do_not_move_a_score() -> None:
     train, validation = examples(0, informative=1), examples(1, informative=1)
     *fusions, _ = fit(train, validation, mask)
     changed = validation.personal.copy()
-    changed[:, :, 1] = 50
+    changed[1] = 50
     for fusion in fusions:
         scores = fusion.predict(changed, validation.facts, validation.n_history)
         np.testing.assert_array_equal(scores, fusion.scores(validation))
