@@ -1,7 +1,7 @@
 """``Fusion``: one score out of many, learned on items that were hidden as if they were new.
 
 The pieces: ``Examples`` (users with hidden positives and every candidate's scores), a listwise network, and a
-calibrator that turns its scores into log odds that compare across users and between new and known items.
+calibrator that turns its scores into log odds that compare across users.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Examples:
     tested_share: float
 
     def __len__(self) -> int:
-        return len(self.n_history)
+        return self.personal.shape[1]
 
     def ndcg(self, scores: NDArray[np.float32], k: int = 20) -> NDArray[np.float64]:
         """NDCG@k of each user, ties in random order. ``scores`` has shape (B, C), the result (B,)."""
@@ -411,21 +411,20 @@ class Calibrator:
     bias: float
 
     @classmethod
-    def fit(cls, lifts: NDArray[np.float32], labels: NDArray[np.bool_], *, factor: float) -> Calibrator:
+    def fit(cls, lifts: NDArray[np.float32], labels: NDArray[np.bool_], *, tested_share: float) -> Calibrator:
         """Fit on pairs.
 
         Args:
             lifts: shape (N,).
             labels: whether the pair was a hidden event, shape (N,).
-            factor: of the odds: below 1 where pairs are only of users who have a hidden event, above 1 where the labels
-                hold only a part of the future ones.
+            tested_share: of all users, the share whose pairs these are: only those who have a hidden event.
         """
         from sklearn.linear_model import LogisticRegression
 
         if labels.all() or not labels.any():
             return cls(1.0, 0.0)
         model = LogisticRegression(C=1e3).fit(lifts[:, None], labels)
-        return cls(float(max(model.coef_[0, 0], 1e-3)), float(model.intercept_[0] + np.log(factor)))
+        return cls(float(max(model.coef_[0, 0], 1e-3)), float(model.intercept_[0] + np.log(tested_share)))
 
     def __call__(self, lifts: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log odds, of the same shape."""

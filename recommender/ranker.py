@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
@@ -105,7 +105,7 @@ class Ranking:
 
     Attributes:
         item_nums: best first, -1 where a list ends early, shape (B, K), int64.
-        scores: calibrated log odds, comparable between users and between new and known items, shape (B, K), float32.
+        scores: calibrated log odds of what was rehearsed, comparable between users, shape (B, K), float32.
     """
 
     item_nums: NDArray[np.int64]
@@ -133,6 +133,7 @@ class Ranker:
         *,
         metrics: dict[str, Any],
         scales: dict[str, NDArray[Any]],
+        level: float,
         seed: int,
     ) -> None:
         self.item_ids = tuple(item_ids)
@@ -143,6 +144,7 @@ class Ranker:
         self._calibrators = calibrators
         self.metrics = metrics
         self._scales = scales
+        self._level = level
         self._seed = seed
         digest = hashlib.sha256(repr((self.item_ids, seed)).encode())
         for fusion in fusions.values():
@@ -211,6 +213,7 @@ class Ranker:
             calibrators,
             metrics=metrics,
             scales=_no_scales(),
+            level=float(np.log(folds[-1].known_share)),
             seed=seed,
         )
         ranker._remember_scales(interactions)
@@ -232,6 +235,7 @@ class Ranker:
         config = {
             "format": FORMAT,
             "seed": self._seed,
+            "level": self._level,
             "scores": self._scorers.names,
             "facts": self._scorers.fact_names,
             "calibrators": {
@@ -272,6 +276,7 @@ class Ranker:
             {stratum: Calibrator(**config["calibrators"][stratum]) for stratum in STRATA},
             metrics=_read_json(folder / "metrics.json"),
             scales=load_file(folder / "scales.safetensors"),
+            level=config["level"],
             seed=config["seed"],
         )
 
@@ -347,9 +352,12 @@ class Ranker:
             pool: ``new`` ranks only items without events at training.
             exclude: more items that a user must not see, one array a history.
             boost: is added to the log odds of each item, shape (I,); -inf hides an item. It decides who is in the list:
-                the order, and the scores, stay those of the log odds.
+                the order, and the scores, stay those of the log odds. ``None`` adds nothing where the shop has a
+                clock; without one new items need the odds by which known ones were rehearsed too little (decision 11).
         """
         strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
+        if boost is None and pool == "all" and self._level:
+            boost = np.where(self.is_cold, np.float32(self._level), np.float32(0))
         nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
         order = np.argsort(nums, kind="stable")
         column = np.full(len(self.item_ids), -1)
@@ -536,8 +544,7 @@ class _Trainer:
         calibrators: dict[Stratum, Calibrator] = {}
         metrics: dict[str, Any] = {"folds": fold.by, "graph encoder gates": scorers.encoder.gates()}
         for stratum, examples in zip(STRATA, (new, known), strict=True):
-            kept = 1.0 if stratum == "new" else fold.known_share
-            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples, kept)
+            fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples)
         return fusions, calibrators, metrics
 
     def _examples(
@@ -575,7 +582,7 @@ class _Trainer:
         )
 
     def _fit(
-        self, stratum: Stratum, scorers: Scorers, examples: list[Examples], kept: float
+        self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
     ) -> tuple[Fusion, Calibrator, dict[str, Any]]:
         *train, validation = examples
         blends = [
@@ -601,7 +608,7 @@ class _Trainer:
         allowed = np.ones(scores.shape, dtype=bool)
         allowed[validation.known[0], validation.known[1]] = False
         lifts = (scores - baseline[:, None])[allowed]
-        calibrator = Calibrator.fit(lifts, labels[allowed], factor=validation.tested_share / kept)
+        calibrator = Calibrator.fit(lifts, labels[allowed], tested_share=validation.tested_share)
         about |= {
             "n_users": len(validation),
             "n_items": scores.shape[1],
