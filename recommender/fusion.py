@@ -59,7 +59,7 @@ class Examples:
     tested_share: float
 
     def __len__(self) -> int:
-        return self.personal.shape[1]
+        return int(self.personal.shape[1])
 
     def ndcg(self, scores: NDArray[np.float32], k: int = 20) -> NDArray[np.float64]:
         """NDCG@k of each user, ties in random order. ``scores`` has shape (B, C), the result (B,)."""
