@@ -74,12 +74,13 @@ def recommend_to_file(
             done = kept
     resumed: int = done["users"]
     output.parent.mkdir(parents=True, exist_ok=True)
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     with part.open("ab") as file:
         file.truncate(done["bytes"])
         for start in range(resumed, len(user_ids), users_at_once):
             group = user_ids[start : start + users_at_once]
             answer = engine.recommend(group, k=k, pool=pool, explain=explain, new_share=new_share)
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answer.to_json())
+            lines = "".join(encode(row) + "\n" for row in answer.to_json())
             file.write(lines.encode())
             file.flush()
             done["users"] = start + len(group)

@@ -137,8 +137,8 @@ class Engine:
             n_paths: at most so many paths per explanation.
             new_share: for pool ``"all"``, the share of the slots that new items get on average over the shop's
                 customers, from 0 to 1. The same for every call: one customer's list is what it is in a batch of all.
-                ``None`` leaves it to the scores. The share decides which items are in a list; their order and their
-                scores are those of ``score``.
+                ``None`` leaves it to the scores. The share decides which items are in a list; they are ordered by
+                the odds that were rehearsed, which are those of ``score`` where the shop has a clock.
 
         Raises:
             ValueError: neither users nor a history, both, k < 1, another pool, or a share that is none.
@@ -397,7 +397,7 @@ class Engine:
         )
         shown = np.nonzero(ranking.item_nums >= 0)
         item_nums = ranking.item_nums[shown]
-        scores = _probability(ranking.scores[shown])
+        scores = _probability(ranking.scores[shown]).tolist()
         users, slots = (places.tolist() for places in shown)
         readable = [self._is_readable(history) for history in histories]
         explanations: list[Explanation | None] = [None] * len(users)
@@ -405,17 +405,20 @@ class Engine:
             pair_users = [user_ids[user] for user in users]
             pair_histories = [histories[user] for user in users]
             explanations = self._explainer.explain(pair_users, pair_histories, item_nums, n_paths=n_paths)
+        item_ids = self._graph.items.keys
         return [
             Recommendation(
                 user_ids[user],
-                self._graph.items.keys[num],
-                self._title(num),
-                int(slot) + 1,
-                float(score),
+                item_ids[num],
+                self._titles[num] or item_ids[num],
+                slot + 1,
+                score,
                 "fusion" if readable[user] else "popularity",
                 explanation,
             )
-            for user, slot, num, score, explanation in zip(users, slots, item_nums, scores, explanations, strict=True)
+            for user, slot, num, score, explanation in zip(
+                users, slots, item_nums.tolist(), scores, explanations, strict=True
+            )
         ]
 
     def _notes(

@@ -30,6 +30,8 @@ _LINEAR_L2: Final = 1e-2
 """Of the linear model: .0001 to .01 end at the same NDCG, and this is there in half the steps."""
 _MOST_STEPS: Final = 30
 _CLIP: Final = 4.0
+_PAIRS_AT_ONCE: Final = 50_000
+"""That are predicted: what the network makes of more of them leaves the cache."""
 _ANYONE: Final = "anyone"
 """Name of the weights of facts for customers without a history: one of them is not 0."""
 
@@ -220,7 +222,7 @@ class Fusion:
         """Scores of pairs, shape (B, C), from shapes (S, B, C), (C, F) and (B,)."""
         network = _loaded(self.weights).requires_grad_(False).eval()
         scores = np.empty(personal.shape[1:], dtype=np.float32)
-        rows_at_once = max(1, 200_000 // max(1, personal.shape[2]))
+        rows_at_once = max(1, _PAIRS_AT_ONCE // max(1, personal.shape[2]))
         with torch.inference_mode():
             for start in range(0, len(scores), rows_at_once):
                 rows = slice(start, start + rows_at_once)

@@ -105,7 +105,7 @@ class Ranking:
 
     Attributes:
         item_nums: best first, -1 where a list ends early, shape (B, K), int64.
-        scores: calibrated log odds of what was rehearsed, comparable between users, shape (B, K), float32.
+        scores: calibrated log odds, comparable between users, shape (B, K), float32.
     """
 
     item_nums: NDArray[np.int64]
@@ -133,7 +133,7 @@ class Ranker:
         *,
         metrics: dict[str, Any],
         scales: dict[str, NDArray[Any]],
-        level: float,
+        ahead: float,
         seed: int,
     ) -> None:
         self.item_ids = tuple(item_ids)
@@ -144,7 +144,7 @@ class Ranker:
         self._calibrators = calibrators
         self.metrics = metrics
         self._scales = scales
-        self._level = level
+        self._ahead = ahead
         self._seed = seed
         digest = hashlib.sha256(repr((self.item_ids, seed)).encode())
         for fusion in fusions.values():
@@ -213,7 +213,7 @@ class Ranker:
             calibrators,
             metrics=metrics,
             scales=_no_scales(),
-            level=float(np.log(folds[-1].known_share)),
+            ahead=-float(np.log(folds[-1].known_share)),
             seed=seed,
         )
         ranker._remember_scales(interactions)
@@ -235,7 +235,7 @@ class Ranker:
         config = {
             "format": FORMAT,
             "seed": self._seed,
-            "level": self._level,
+            "ahead": self._ahead,
             "scores": self._scorers.names,
             "facts": self._scorers.fact_names,
             "calibrators": {
@@ -276,7 +276,7 @@ class Ranker:
             {stratum: Calibrator(**config["calibrators"][stratum]) for stratum in STRATA},
             metrics=_read_json(folder / "metrics.json"),
             scales=load_file(folder / "scales.safetensors"),
-            level=config["level"],
+            ahead=config["ahead"],
             seed=config["seed"],
         )
 
@@ -352,12 +352,10 @@ class Ranker:
             pool: ``new`` ranks only items without events at training.
             exclude: more items that a user must not see, one array a history.
             boost: is added to the log odds of each item, shape (I,); -inf hides an item. It decides who is in the list:
-                the order, and the scores, stay those of the log odds. ``None`` adds nothing where the shop has a
-                clock; without one new items need the odds by which known ones were rehearsed too little (decision 11).
+                the order, and the scores, are those of the log odds as they were rehearsed. ``None`` takes known
+                items to have more ahead of them than that, as ``score`` does (decision 11).
         """
         strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
-        if boost is None and pool == "all" and self._level:
-            boost = np.where(self.is_cold, np.float32(self._level), np.float32(0))
         nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
         order = np.argsort(nums, kind="stable")
         column = np.full(len(self.item_ids), -1)
@@ -371,6 +369,8 @@ class Ranker:
             steps = self._scorers.steps(read.rows)
             scores = np.concatenate([self._stratum_scores(read, stratum, steps) for stratum in strata], axis=1)
             scores = scores[:, order]
+            if boost is None:
+                scores += self._lead(nums[order])
             for row, history in enumerate(part):
                 hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
                 columns = column[hidden]
@@ -382,7 +382,7 @@ class Ranker:
         return found
 
     def score(self, histories: Sequence[NDArray[np.int64]], item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Calibrated log odds of items for histories. Shape (B, C)."""
+        """Calibrated log odds of items for histories, by which ``rank`` orders them. Shape (B, C)."""
         return self._score(self.read(histories), item_nums)
 
     def _score(self, histories: Histories, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -392,7 +392,7 @@ class Ranker:
             if mask.any():
                 block = self._scorers.block(item_nums[mask])
                 out[:, mask] = self._fused(histories, stratum, block, self._scorers.facts(item_nums[mask]))
-        return out
+        return out + self._lead(item_nums)
 
     def parts(self, history: NDArray[np.int64], item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Each single score of items for one history, in deviations above the user's mean. Shapes (C,)."""
@@ -425,6 +425,10 @@ class Ranker:
         best = _best(scores[None].astype(np.float32), min(k, len(scores) - 1))[0]
         return best, scores[best].astype(np.float32)
 
+    def _lead(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What known items have over new ones, in log odds, for the events ahead that no rehearsal held. Shape (C,)."""
+        return np.where(self.is_cold[item_nums], np.float32(0), np.float32(self._ahead))
+
     def _stratum_nums(self, stratum: Stratum) -> NDArray[np.int64]:
         return np.flatnonzero(self.is_cold if stratum == "new" else ~self.is_cold)
 
@@ -451,7 +455,7 @@ class Ranker:
         facts: NDArray[np.float32],
         steps: Steps | None = None,
     ) -> NDArray[np.float32]:
-        """Calibrated log odds of a block of one stratum. Shape (B, C)."""
+        """Calibrated log odds of a block of one stratum, as they were rehearsed. Shape (B, C)."""
         out = np.empty((len(histories), len(facts)), dtype=np.float32)
         step = max(1, _PAIRS_AT_ONCE // max(1, len(facts)))
         for start in range(0, len(histories), step):

@@ -53,8 +53,8 @@ class Explanation:
 class Recommendation:
     """One slot of one list. ``user_id`` is ``None`` where a bare history was asked for.
 
-    ``score`` is a calibrated probability that the user takes the item up. It compares new items with known ones where
-    the shop has a clock; without one a known item's is that of the fifth of its events that was rehearsed.
+    ``score`` is a calibrated probability that the user takes the item up. Without a clock that of a known item rests on
+    a guess of what lies ahead of it; in a list with a share of new items it is that of the events that were rehearsed.
     """
 
     user_id: str | None

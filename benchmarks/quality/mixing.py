@@ -50,8 +50,9 @@ def product_scores(case: Case, workspace: Path, users: NDArray[np.int64]) -> Ite
     everyone = histories(graph)
     asked = [everyone[graph.users.num(case.users[user])] for user in users]
     columns = np.array([case.item_nums[item_id] for item_id in ranker.item_ids])
+    as_rehearsed = np.zeros(len(columns), dtype=np.float32)
     for start in range(0, len(asked), _USERS_AT_ONCE):
-        ranking = ranker.rank(asked[start : start + _USERS_AT_ONCE], k=len(columns), pool="all")
+        ranking = ranker.rank(asked[start : start + _USERS_AT_ONCE], k=len(columns), pool="all", boost=as_rehearsed)
         shown = ranking.item_nums >= 0
         scores = np.full((len(shown), len(case.items)), -np.inf, dtype=np.float32)
         scores[np.nonzero(shown)[0], columns[ranking.item_nums[shown]]] = ranking.scores[shown]
