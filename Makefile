@@ -5,7 +5,7 @@ BIN   := .venv/bin
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format quality bench clean
+.PHONY: help demo test check format quality bench peers clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,13 @@ quality: $(READY)  ## the quality gate alone (minutes); on scientific too: FIRST
 bench: $(READY)  ## the load benchmark on a shop folder: make bench SHOP=folder
 	$(BIN)/python benchmarks/speed/load_neo4j.py $(SHOP)
 
+peers: .venv-peers/.installed  ## an environment for the peers of the quality benchmark (6 GB)
+
+.venv-peers/.installed: benchmarks/quality/peers.txt
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --requirement $<
+	@touch $@
+
 clean:  ## remove everything that make and the tools made here
-	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist firstshelf.egg-info
+	rm -rf .venv .venv-peers .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist firstshelf.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

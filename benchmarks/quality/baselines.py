@@ -391,7 +391,7 @@ METHODS: Final[dict[str, Callable[[Case], Fitted]]] = {
         as_if_warm,
     )
 }
-WARM_ONLY: Final = {"itemknn", "ease", "lightgcn"}
+WARM_ONLY: Final = {"itemknn", "ease", "lightgcn", "implicit_als", "implicit_bm25", "kgin"}
 """Methods that say nothing about new items; they are shown for warm items."""
 
 

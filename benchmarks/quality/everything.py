@@ -23,7 +23,7 @@ from product import CONTROLS, NAME
 FOLDER: Final = Path(__file__).parent
 _FIVE: Final = ("0", "1", "2", "3", "4")
 SPLITS: Final = (
-    ("beauty", "cold", ("0",)),
+    ("beauty", "cold", _FIVE),
     ("beauty", "warm", ("0",)),
     ("scientific", "cold", _FIVE),
     ("scientific", "warm", ("0",)),
@@ -42,7 +42,7 @@ def steps() -> list[list[str]]:
         for seed in seeds:
             methods = [NAME, *CONTROLS] if protocol == "cold" and seed == "0" else [NAME]
             trainings += [[*split, "--seeds", seed, "--methods", method] for method in methods]
-        baselines.append([*split, "--seeds", *seeds, "--methods", "baselines", "trained"])
+        baselines.append([*split, "--seeds", *seeds, "--methods", "baselines", "trained", "peers"])
     published = [["published.py", "--set", "lastfm_kg", "--seeds", seed] for seed in _FIVE]
     return [*trainings, *published, *baselines]
 

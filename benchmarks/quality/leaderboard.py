@@ -22,6 +22,8 @@ from baselines import METHODS, WARM_ONLY, NotDefinedError, _tfidf, rank
 from cases import SETS, Case, load_case, make_split
 from cells import is_done, provenance, say, write
 from mixing import compare_ways, product_scores
+from peers import PEERS
+from peers import PYTHON as PEERS_PYTHON
 from product import CONTROLS, NAME, ControlNotDefinedError, run_product
 from scipy import sparse
 from trained import TRAINED
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BASELINES: Final = {**METHODS, **TRAINED}
+BASELINES: Final = {**METHODS, **TRAINED, **PEERS}
 REFERENCE: Final = "as_if_warm"
 K: Final = 20
 _LONG: Final = 150
@@ -300,10 +302,14 @@ def _methods(options: argparse.Namespace) -> list[str]:
     groups = {
         "baselines": [method for method in METHODS if method not in unfit],
         "trained": [method for method in TRAINED if method not in unfit],
+        "peers": [method for method in PEERS if method not in unfit],
         "product": [NAME],
         "controls": list(CONTROLS),
     }
     asked = options.methods or list(groups)
+    if "peers" in asked and not PEERS_PYTHON.exists():
+        say("peers are left out: they have no environment yet; run 'make peers'")
+        groups["peers"] = []
     known = [*groups, *BASELINES, NAME, *CONTROLS]
     unknown = [method for method in asked if method not in known]
     if unknown:
@@ -323,7 +329,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--set", dest="sets", nargs="+", choices=sorted(SETS), default=["scientific"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--protocol", choices=("cold", "warm"), default="cold")
-    parser.add_argument("--methods", nargs="+", help="names, or baselines, trained, product, controls; all by default")
+    parser.add_argument(
+        "--methods", nargs="+", help="names, or baselines, trained, peers, product, controls; all by default"
+    )
     parser.add_argument("--again", action="store_true", help="measure cells that are there once more")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--cells-only", action="store_true", help="compare nothing")
