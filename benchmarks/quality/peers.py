@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from cases import Case
     from numpy.typing import NDArray
 
-PYTHON: Final = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
-_FIT: Final = Path(__file__).with_name("peer_fit.py")
+PYTHON: Final = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
+_FIT: Final = Path(__file__).resolve().with_name("peer_fit.py")
 
 
 def implicit_als(case: Case) -> Fitted:
@@ -98,7 +98,7 @@ def _fit(case: Case, peer: str, settings: dict[str, Any]) -> Scorer:
         command = [str(PYTHON), str(_FIT), peer, str(given), str(found), json.dumps(settings)]
         # Our own packages lie on PYTHONPATH when the benchmarks run from a checkout: none of the peers' business.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
         if ended.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}")
         with np.load(found) as arrays:
