@@ -33,7 +33,7 @@ _FIT: Final = Path(__file__).resolve().with_name("peer_fit.py")
 
 def implicit_als(case: Case) -> Fitted:
     """iALS (Hu, Koren and Volinsky 2008) of implicit. Knows nothing of new items."""
-    grid = _grid(factors=(64, 256), alpha=(1.0, 10.0), regularization=(1.0, 5.0, 20.0))
+    grid = _grid(factors=(32, 128), alpha=(1.0, 10.0, 40.0), regularization=(0.1, 5.0))
     return _tuned_warm(case, "als", grid)
 
 
