@@ -30,7 +30,7 @@ SPLITS: Final = (
     ("online_retail", "cold", ("0",)),
     ("online_retail", "warm", ("0",)),
 )
-"""Set, protocol and seeds: five where the split depends on the seed and a cell takes minutes."""
+"""Set, protocol and seeds: five for new items where the split depends on the seed, else one."""
 
 
 def steps() -> list[list[str]]:

@@ -42,7 +42,7 @@ _USERS_AT_ONCE: Final = 512
 
 
 def product_scores(case: Case, workspace: Path, users: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-    """The trained product's log odds of all items for users of the case, -inf for their own. Shapes (B, I)."""
+    """The trained product's log odds, as rehearsed, of all items for users of the case, -inf for their own; (B, I)."""
     place = Workspace.open(workspace)
     ranker = load_ranker(place)
     with closing(place.open_store()) as store:

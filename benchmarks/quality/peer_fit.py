@@ -71,7 +71,7 @@ def kgin(train: Any, features: Any, facts: Any, seed: int, **settings: Any) -> d
     from recbole.utils import get_model, get_trainer, init_seed
 
     sys.modules["torch_scatter"] = types.ModuleType("torch_scatter")
-    sys.modules["torch_scatter"].scatter_mean = _scatter_mean  # type: ignore[attr-defined]
+    sys.modules["torch_scatter"].scatter_mean = _scatter_mean  # type: ignore[attr-defined]  # made above
     users, items = train.nonzero()
     sys.argv = sys.argv[:1]  # RecBole takes what else is there for settings of its own
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ from recommender.scorers import (
     FACT_VIEWS,
     Neighbours,
     Scorers,
+    _asinh,
     _chunks,
     _crowd,
     _largest,
@@ -157,3 +158,11 @@ def test_chunks_cover_every_user_once_and_are_smaller_for_more_candidates(n_cand
 
 def test_chunks_are_smaller_where_there_are_many_warm_items() -> None:
     assert len(_chunks(sparse.csr_array((700, 40_000), dtype=np.float32), 1)) == 7
+
+
+def test_asinh_is_that_of_numpy() -> None:
+    size = np.concatenate([[0], np.logspace(-8, 8, 400)])
+    values = np.concatenate([-size, size]).astype(np.float32)
+    expected = np.arcsinh(values.astype(np.float64))
+    _asinh(values)
+    np.testing.assert_allclose(values, expected, rtol=3e-7, atol=3e-7)
