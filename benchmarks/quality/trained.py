@@ -8,7 +8,7 @@ item tables cover training users and warm items alone; a new item has nothing bu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -181,6 +181,7 @@ def lightgcn(case: Case) -> Fitted:
         both = sparse.csr_array(sparse.block_array([[None, case.train], [case.train.T, None]]))
         degree = np.maximum(np.asarray(both.sum(axis=1)).ravel(), 1).astype(np.float32) ** -0.5
         norm = _sparse(sparse.csr_array(sparse.diags_array(degree) @ both @ sparse.diags_array(degree)))
+        norm = norm.to_sparse_csr()
         table = nn.Embedding(n_users + n_items, 64)
         nn.init.normal_(table.weight, std=0.1)
         optimiser = torch.optim.Adam(table.parameters(), lr=5e-3)
@@ -272,9 +273,22 @@ def _step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 def _propagated(norm: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     total = vectors
     for _ in range(3):
-        vectors = norm @ vectors
+        vectors = _SymmetricProduct.apply(norm, vectors)
         total = total + vectors
     return total / 4
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """matrix @ vectors. The matrix is its own transpose, which torch would sort anew at every step."""
+
+    @staticmethod
+    def forward(context: Any, matrix: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        context.matrix = matrix
+        return matrix @ vectors
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, context.matrix @ gradient
 
 
 def _sparse(matrix: sparse.csr_array) -> torch.Tensor:
