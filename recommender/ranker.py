@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -31,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the stage, the steps done and the steps in all."""
 Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
+_Made = TypeVar("_Made", ItemContent, GraphEncoder)
 
 FORMAT: Final = 5
 _MAX_HISTORY: Final = 500
@@ -182,7 +183,8 @@ class Ranker:
             text_model: name or path of a sentence-transformers model; ``None`` takes the packaged MiniLM.
             seed: of every random choice.
             progress: called with the stage, steps done, steps in all.
-            checkpoint: folder where finished stages are kept, so that an interrupted training goes on from there.
+            checkpoint: folder where the texts and every trained graph encoder are kept, so that an interrupted
+                training goes on from there.
 
         Raises:
             TrainingError: no events, or only one user or one item with events.
@@ -198,7 +200,7 @@ class Ranker:
         rng = np.random.default_rng(seed)
         n_items = len(graph.items)
         reference = rng.choice(n_items, min(n_items, _N_REFERENCE), replace=False)
-        trainer = _Trainer(content, neighbours, folds, reference, seed, report)
+        trainer = _Trainer(content, neighbours, folds, reference, seed, report, checkpoint)
         fusions, calibrators, metrics = trainer.train()
         metrics["text encoder"] = content.encoder.metrics
         report("index", 0, 2)
@@ -503,6 +505,7 @@ class _Trainer:
         reference: NDArray[np.int64],
         seed: int,
         report: Progress,
+        checkpoint: Path | None,
     ) -> None:
         self._content = content
         self._neighbours = neighbours
@@ -510,6 +513,7 @@ class _Trainer:
         self._reference = reference
         self._seed = seed
         self._report = report
+        self._checkpoint = checkpoint
         # A stream a stratum: what is drawn for known items moves nothing that is learned of new ones.
         self._rngs = {stratum: np.random.default_rng([seed, 1, place]) for place, stratum in enumerate(STRATA)}
         self._pairs = Pairs(neighbours.matrices)
@@ -517,12 +521,18 @@ class _Trainer:
 
     def scorers(self, interactions: sparse.csr_array, stage: str) -> Scorers:
         """Everything that is fitted on interactions, the graph encoder included."""
-        encoder = GraphEncoder.fit(
-            self._content,
-            interactions,
-            pairs=self._pairs,
-            seed=self._seed,
-            progress=lambda done, total: self._report(f"graph encoder, {stage}", done, total),
+        named = f"graph encoder, {stage}"
+        encoder = _kept(
+            self._checkpoint and self._checkpoint / named,
+            GraphEncoder.load,
+            lambda: GraphEncoder.fit(
+                self._content,
+                interactions,
+                pairs=self._pairs,
+                seed=self._seed,
+                progress=lambda done, total: self._report(named, done, total),
+            ),
+            lambda: self._report(named, 1, 1),
         )
         return Scorers.fit(
             self._content,
@@ -739,26 +749,37 @@ def _content(
     report: Progress,
     checkpoint: Path | None,
 ) -> ItemContent:
-    finished = checkpoint / "content" if checkpoint is not None else None
-    if finished is not None and finished.exists():
-        report("text", 1, 1)
-        return ItemContent.load(finished)
-    facts = ItemFacts.of(graph)
-    # The items that will play the new ones are held out here too: no score may have seen who takes them.
-    encoder = fine_tune(
-        TextEncoder.pretrained(text_model),
-        facts.sentences(),
-        interactions,
-        held_out=np.unique(np.concatenate([fold.hidden_new.indices for fold in folds])).astype(np.int64),
-        seed=seed,
-        progress=lambda done, total: report("text encoder", done, total),
-    )
-    content = ItemContent.fit(facts, encoder, seed=seed, progress=lambda done, total: report("text", done, total))
-    if finished is not None:
-        begun = finished.with_name("content.next")
-        content.save(begun)
-        begun.rename(finished)
-    return content
+
+    def encoded() -> ItemContent:
+        facts = ItemFacts.of(graph)
+        # The items that will play the new ones are held out here too: no score may have seen who takes them.
+        encoder = fine_tune(
+            TextEncoder.pretrained(text_model),
+            facts.sentences(),
+            interactions,
+            held_out=np.unique(np.concatenate([fold.hidden_new.indices for fold in folds])).astype(np.int64),
+            seed=seed,
+            progress=lambda done, total: report("text encoder", done, total),
+        )
+        return ItemContent.fit(facts, encoder, seed=seed, progress=lambda done, total: report("text", done, total))
+
+    return _kept(checkpoint and checkpoint / "content", ItemContent.load, encoded, lambda: report("text", 1, 1))
+
+
+def _kept(
+    folder: Path | None, load: Callable[[Path], _Made], make: Callable[[], _Made], found: Callable[[], None]
+) -> _Made:
+    """What an interrupted training left in the folder, or made now and left there, whole or not at all."""
+    if folder is None:
+        return make()
+    if folder.exists():
+        found()
+        return load(folder)
+    made = make()
+    begun = folder.with_name(f"{folder.name}.next")
+    made.save(begun)
+    begun.rename(folder)
+    return made
 
 
 def _interactions(graph: KnowledgeGraph) -> sparse.csr_array:

@@ -63,7 +63,7 @@ def train(
         TrainingError: the data cannot train anything (no events, one user, one item).
         WorkspaceError: nothing is loaded, or the last load did not finish.
     """
-    from recommender.ranker import Ranker
+    from recommender.ranker import FORMAT, Ranker
 
     started = time.perf_counter()
     store = workspace.open_store()
@@ -74,7 +74,7 @@ def train(
                 f"firstshelf ingest FOLDER --workspace {workspace.path}"
             )
         graph = snapshot(store, until=None)
-        request = hashlib.sha256(repr((graph.content_hash, text_model, seed)).encode()).hexdigest()[:16]
+        request = hashlib.sha256(repr((FORMAT, graph.content_hash, text_model, seed)).encode()).hexdigest()[:16]
         checkpoint = workspace.path / "training" / request
         ranker = Ranker.fit(graph, text_model=text_model, seed=seed, progress=progress, checkpoint=checkpoint)
         similar = replace_similar_text(store, graph, ranker.text_vectors, np.arange(len(graph.items)))

@@ -310,19 +310,33 @@ def test_saving_and_loading_gives_the_same_lists(ranker: Ranker, histories: list
     }
 
 
-def test_the_same_seed_gives_the_same_ranker_and_a_checkpoint_changes_nothing(
-    graph: KnowledgeGraph, text_model: str, ranker: Ranker, tmp_path: Path
+def test_the_same_seed_gives_the_same_ranker_and_an_interrupted_training_goes_on_where_it_stopped(
+    graph: KnowledgeGraph,
+    text_model: str,
+    ranker: Ranker,
+    histories: list[np.ndarray],
+    tmp_path: Path,
 ) -> None:
-    stages: list[str] = []
-    first = Ranker.fit(graph, text_model=text_model, checkpoint=tmp_path / "c")
+    stages: list[tuple[str, int, int]] = []
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "graph encoder, fold 3 of 3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Ranker.fit(graph, text_model=text_model, checkpoint=tmp_path / "c", progress=interrupt)
     again = Ranker.fit(
         graph,
         text_model=text_model,
         checkpoint=tmp_path / "c",
-        progress=lambda stage, done, total: stages.append(f"{stage} {done}/{total}"),
+        progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
-    assert first.fingerprint == again.fingerprint == ranker.fingerprint
-    assert "text 1/1" in stages, "the encoded texts were kept"
+    assert again.fingerprint == ranker.fingerprint
+    np.testing.assert_array_equal(*(one.rank(histories, k=10, pool="all").scores for one in (again, ranker)))
+    for kept in ("text", "graph encoder, fold 1 of 3", "graph encoder, fold 2 of 3"):
+        assert [step for step in stages if step[0] == kept] == [(kept, 1, 1)]
+    assert "text encoder" not in {stage for stage, _, _ in stages}
+    assert len([stage for stage, _, _ in stages if stage == "graph encoder, fold 3 of 3"]) > 1
 
 
 def test_a_folder_without_a_model_or_of_another_format_is_refused(saved: Path, tmp_path: Path) -> None:
