@@ -42,10 +42,7 @@ def boost_for(
         return _MOST if new_share else -_MOST
     picked = np.linspace(0, len(histories) - 1, min(len(histories), _N_SAMPLE)).astype(np.int64)
     sample = [histories[row] for row in picked]
-    new, known = (
-        ranker.rank(sample, k=k, pool="all", boost=np.where(shown, np.float32(0), -np.float32(np.inf))).scores
-        for shown in (is_new, ~is_new)
-    )
+    new, known = ranker.highest(sample, k=k, of=(is_new, ~is_new))
     there = np.isfinite(new)
     n_slots = np.minimum(there.sum(axis=1) + np.isfinite(known).sum(axis=1), k).sum()
     least = (known[:, ::-1][there] - new[there]).astype(np.float64)

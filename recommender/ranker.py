@@ -357,13 +357,49 @@ class Ranker:
                 the order, and the scores, are those of the log odds as they were rehearsed. ``None`` takes known
                 items to have more ahead of them than that, as ``score`` does (decision 11).
         """
-        strata: tuple[Stratum, ...] = STRATA if pool == "all" else ("new",)
-        nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
-        order = np.argsort(nums, kind="stable")
-        column = np.full(len(self.item_ids), -1)
-        column[nums[order]] = np.arange(len(nums))
         shape = (len(histories), k)
         found = Ranking(np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32))
+        for rows, nums, scores in self._scored(histories, STRATA if pool == "all" else ("new",), exclude):
+            if boost is None:
+                scores += self._lead(nums)
+            best, values = _chosen(scores, k, None if boost is None else boost[nums])
+            found.item_nums[rows, : best.shape[1]] = np.where(np.isfinite(values), nums[best], -1)
+            found.scores[rows, : best.shape[1]] = values
+        return found
+
+    def highest(
+        self, histories: Sequence[NDArray[np.int64]], *, k: int, of: Sequence[NDArray[np.bool_]]
+    ) -> list[NDArray[np.float32]]:
+        """The k highest log odds, as they were rehearsed, for each history in each of some sets of items.
+
+        Args:
+            histories: item nums, oldest first; their own items are left out.
+            k: length of the rows.
+            of: the sets, each of shape (I,).
+
+        Returns:
+            For each set shape (B, k), highest first, -inf where there are no more items.
+        """
+        found = [np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in of]
+        for rows, nums, scores in self._scored(histories, STRATA, None):
+            for shown, into in zip(of, found, strict=True):
+                among = scores[:, shown[nums]]
+                best = _best(among, k)
+                into[rows, : best.shape[1]] = np.take_along_axis(among, best, axis=1)
+        return found
+
+    def _scored(
+        self,
+        histories: Sequence[NDArray[np.int64]],
+        strata: tuple[Stratum, ...],
+        exclude: Sequence[NDArray[np.int64]] | None,
+    ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
+        """Some histories at a time, the items' nums, ascending, and their log odds; -inf for own and excluded ones."""
+        nums = np.concatenate([self._stratum_nums(stratum) for stratum in strata])
+        order = np.argsort(nums, kind="stable")
+        nums = nums[order]
+        column = np.full(len(self.item_ids), -1)
+        column[nums] = np.arange(len(nums))
         step = max(1, _SCORES_AT_ONCE // len(self.item_ids))
         for start in range(0, len(histories), step):
             part = histories[start : start + step]
@@ -371,17 +407,11 @@ class Ranker:
             steps = self._scorers.steps(read.rows)
             scores = np.concatenate([self._stratum_scores(read, stratum, steps) for stratum in strata], axis=1)
             scores = scores[:, order]
-            if boost is None:
-                scores += self._lead(nums[order])
             for row, history in enumerate(part):
                 hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
                 columns = column[hidden]
                 scores[row, columns[columns >= 0]] = -np.inf
-            best, values = _chosen(scores, k, None if boost is None else boost[nums[order]])
-            rows = slice(start, start + len(part))
-            found.item_nums[rows, : best.shape[1]] = np.where(np.isfinite(values), nums[order][best], -1)
-            found.scores[rows, : best.shape[1]] = values
-        return found
+            yield slice(start, start + len(part)), nums, scores
 
     def score(self, histories: Sequence[NDArray[np.int64]], item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
         """Calibrated log odds of items for histories, by which ``rank`` orders them. Shape (B, C)."""

@@ -30,17 +30,19 @@ class Table:
         self._rows = {id(history): num for num, history in enumerate(self.histories)}
         self.ranked: list[list[int]] = []
 
-    def rank(self, histories: Any, *, k: int, pool: str, boost: np.ndarray) -> Ranked:
-        rows = [self._rows[id(history)] for history in histories]
-        self.ranked.append(rows)
-        scores = self._scores[rows] + boost
-        scores[np.arange(len(rows)), [history[0] for history in histories]] = -np.inf
+    def highest(self, histories: Any, *, k: int, of: Any) -> list[np.ndarray]:
+        self.ranked.append([self._rows[id(history)] for history in histories])
+        return [self.rank(histories, k=k, boost=np.where(shown, 0, -np.inf)).scores for shown in of]
+
+    def rank(self, histories: Any, *, k: int, boost: np.ndarray) -> Ranked:
+        scores = self._scores[[self._rows[id(history)] for history in histories]] + boost
+        scores[np.arange(len(scores)), [history[0] for history in histories]] = -np.inf
         nums = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         values = np.take_along_axis(scores, nums, axis=1)
         return Ranked(np.where(np.isfinite(values), nums, -1), values)
 
     def share(self, boost: float, k: int) -> float:
-        nums = self.rank(self.histories, k=k, pool="all", boost=np.float32(boost) * IS_NEW).item_nums
+        nums = self.rank(self.histories, k=k, boost=np.float32(boost) * IS_NEW).item_nums
         assert (nums >= 0).all()
         return float(IS_NEW[nums].mean())
 

@@ -132,6 +132,15 @@ def test_a_boost_chooses_the_items_and_leaves_their_order_and_scores(
         assert boosted.scores[row, : len(wanted)].tolist() == [before[num] for num in wanted]
 
 
+def test_the_highest_scores_of_a_set_are_those_of_a_list_that_hides_the_others(
+    ranker: Ranker, histories: list[np.ndarray]
+) -> None:
+    sets = (ranker.is_cold, ~ranker.is_cold, np.zeros_like(ranker.is_cold))
+    for shown, found in zip(sets, ranker.highest(histories, k=7, of=sets), strict=True):
+        hiding = np.where(shown, np.float32(0), -np.float32(np.inf))
+        np.testing.assert_array_equal(found, ranker.rank(histories, k=7, pool="all", boost=hiding).scores)
+
+
 def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
     item = 77
     scores = ranker.audience(item, ranker.read([*histories, np.zeros(0, dtype=np.int64)]))
