@@ -176,7 +176,7 @@ class Engine:
         """What is degraded in the answer of ``recommend`` for these users, in words; empty where nothing is."""
         return self._notes([self._history(user_id) for user_id in user_ids], k, pool, new_share)
 
-    def score(self, users: str | Sequence[str], item_ids: str | Sequence[str]) -> Scores:
+    def score(self, users: Id | Iterable[Id], item_ids: Id | Iterable[Id]) -> Scores:
         """How likely each user is to take each item up: every user with every item, for candidates of your own.
 
         A score is the calibrated probability that ``recommend`` shows for the same pair; an item that the user has
@@ -189,9 +189,9 @@ class Engine:
 
         Raises:
             UnknownItemError: the workspace does not hold an item.
+            TypeError: an id that is neither text nor a whole number.
         """
-        user_ids = [users] if isinstance(users, str) else list(users)
-        asked = [item_ids] if isinstance(item_ids, str) else list(item_ids)
+        user_ids, asked = ids_of(users, "user id"), ids_of(item_ids, "item id")
         item_nums = np.array([self._item_num(item_id) for item_id in asked], dtype=np.int64)
         rows: list[Score] = []
         for start in range(0, len(user_ids), _USERS_AT_ONCE):

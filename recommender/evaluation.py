@@ -285,6 +285,8 @@ def measure(
         "gini": metrics.gini(shown, pool),
         "novelty": metrics.novelty(shown, n_events, histories.shape[0]),
         "filled": float((shown >= 0).mean()),
+        "n_items": int(pool.sum()),
+        "n_hidden_items": len(np.unique(relevant.indices)),
     }
     if vectors is not None:
         result["diversity"] = _mean(metrics.diversity(shown, vectors))
@@ -452,7 +454,10 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
             yield f"  {method:<12}" + "".join(f"{'–' if np.isnan(value) else f'{value:.4f}':>15}" for value in values)
 
     if any(cell.pool == "new" for cell in evaluation.cells):
-        yield "\nNew items only"
+        sizes = (evaluation.mean(PRODUCT, "new", name) for name in ("n_items", "n_hidden_items"))
+        yield "\nNew items only: {:,.0f}, of which test customers took {:,.0f}; the others can only be misses".format(
+            *sizes
+        )
         names = (f"ndcg@{k}", f"recall@{k}", f"hit@{k}", f"mrr@{k}", "coverage", "gini", "diversity")
         yield from rows("new", {name: (name, "") for name in names})
     if any(cell.pool == "all" for cell in evaluation.cells):
@@ -460,6 +465,9 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
         buckets = {f"{name} events": (f"ndcg@{k}", name) for name in BUCKETS if name != "warm"}
         rest = ("cold_share", "coverage", "novelty", "miscalibration")
         yield from rows("all", {**buckets, "warm": (f"ndcg@{k}", "warm"), **{name: (name, "") for name in rest}})
+    yield "\ncoverage: share of the items that some list shows; gini: 0 where all are shown alike, towards 1 where few"
+    yield "are; diversity: 0 to 1, how unlike a list's items are; cold_share: slots of new items; novelty: bits, more"
+    yield "where few took an item; miscalibration: 0 where a list's mix of categories is the history's, else more"
     if evaluation.comparisons:
         yield f"\n{PRODUCT} against … (NDCG@{k}, 95 % intervals, paired)"
     for found in evaluation.comparisons:

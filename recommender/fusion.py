@@ -209,9 +209,12 @@ class Fusion:
             shipped = "blend"
         about = {"ndcg@20 of": {name: round(value, 4) for name, value in found.items()}, "shipped": shipped}
         final = models[shipped]
-        if shipped != "blend":
-            final = learned([*train, validation], 1 + epochs, 0 if shipped == "linear" else epochs)[shipped]
-        report(n_steps, n_steps)
+        if shipped == "blend":
+            report(n_steps, n_steps)
+        elif shipped == "linear":
+            final = learned([*train, validation], n_steps - 1, 0)[shipped]
+        else:
+            final = learned([*train, validation], 1 + epochs, epochs)[shipped]
         return final, models[shipped], about
 
     def scores(self, examples: Examples) -> NDArray[np.float32]:

@@ -85,6 +85,9 @@ class AlphabeticalRanker:
             nums[row, : len(best)], values[row, : len(best)] = best, scores[best]
         return Ranking(nums, values)
 
+    def highest(self, histories: Sequence[np.ndarray], *, k: int, of: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self.rank(histories, k=k, pool="all", boost=np.where(shown, 0, -np.inf)).scores for shown in of]
+
     def read(self, histories: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return histories
 

@@ -74,6 +74,8 @@ def test_ids_are_numbers_too_by_the_rule_of_ingest(numbered: Engine, one: Any) -
     assert engine.recommend(one)[0].user_id == "1"
     assert engine.recommend(history=[one * 10 if one != " 1 " else 10]) == engine.recommend(history=["10"])
     assert engine.explain(one, 30) == engine.explain("1", "30")
+    assert engine.score(one, [30]) == engine.score("1", "30")
+    assert engine.score(one, 30)[0].source == "fusion"
     assert engine.audience_for(30).item_id == engine.similar(np.int64(30)).item_id == "30"
 
 
@@ -93,6 +95,8 @@ def test_an_id_that_is_none_is_one_clear_error(engine: Engine, wrong: Any) -> No
         lambda: engine.similar(wrong),
         lambda: engine.audience_for(wrong),
         lambda: engine.explain("u1", wrong),
+        lambda: engine.score([wrong], "glue"),
+        lambda: engine.score("u1", [wrong]),
     ):
         with pytest.raises(TypeError, match=r"^(user id|item id|history item) .*(is no id|is empty); expected text or"):
             call()

@@ -135,7 +135,9 @@ def test_the_answer_can_be_written_and_read(oracle):
     cell = next(c for c in oracle.cells if (c.method, c.pool, c.seed) == ("tfidf", "all", 1))
     assert row["value"].item() == cell.measures["buckets"]["0"]["ndcg@5"]
     text = str(oracle)
-    assert "New items only" in text
+    sizes = [oracle.mean("firstshelf", "new", name) for name in ("n_items", "n_hidden_items")]
+    assert "New items only: {:.0f}, of which test customers took {:.0f};".format(*sizes) in text
+    assert 0 < sizes[1] <= sizes[0]
     assert f"{oracle.mean('tfidf', 'new', 'ndcg@5'):.4f}" in text
     assert text.count("better") == 9
 
