@@ -121,8 +121,11 @@ class KnowledgeGraph:
 
         For each relation given, the edges replace all of those that the given nodes and heads had, as a changed item
         replaces its old brand. The frames are those that are written to the store: ``key`` and properties; ``head``,
-        ``tail`` and properties.
+        ``tail`` and properties. The content hash changes with them.
         """
+        digest = hashlib.sha256(self.content_hash.encode())
+        for name, table in (*nodes.items(), *edges.items()):
+            digest.update(f"{name}{table.write_json()}".encode())
         vocabularies, names, products = dict(self.vocabularies), dict(self.names), self.products
         for label, table in nodes.items():
             if table.is_empty():
@@ -152,7 +155,14 @@ class KnowledgeGraph:
             replaced = np.concatenate([new.heads, vocabularies[relation.head_label].nums(given)])
             old = facts[relation]
             facts[relation] = old.select(~np.isin(old.heads, replaced)).joined(new)
-        return replace(self, vocabularies=vocabularies, names=names, products=products, facts=facts)
+        return replace(
+            self,
+            vocabularies=vocabularies,
+            names=names,
+            products=products,
+            facts=facts,
+            content_hash=digest.hexdigest()[:16],
+        )
 
     def aligned(self, item_ids: Sequence[str]) -> KnowledgeGraph:
         """The same graph with these items first, in this order, and its other items after them.

@@ -70,7 +70,8 @@ def recommend_to_file(
             kept = json.loads(note_file.read_text(encoding="utf-8"))
         except ValueError:  # cut off while it was written
             kept = {}
-        if kept.get("request") == request:
+        # After a power cut the note may be on the disk and the lines not.
+        if kept.get("request") == request and kept["bytes"] <= part.stat().st_size:
             done = kept
     resumed: int = done["users"]
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from encoders.content import top_of_rows
+from encoders.content import paired_histories, top_of_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +54,7 @@ def item_knn(interactions: sparse.csr_array, *, k: int, shrink: float) -> sparse
     """Cosine neighbours with shrinkage (Deshpande and Karypis 2004), the k best per item. Shape (I, I)."""
     from scipy import sparse
 
+    interactions = paired_histories(interactions)
     together = sparse.csr_array(interactions.T @ interactions, dtype=np.float32)
     counts = together.diagonal()
     together = sparse.csr_array(together - sparse.diags_array(counts, format="csr"))
@@ -68,6 +69,7 @@ def co_walk(interactions: sparse.csr_array) -> sparse.csr_array:
     """Probability of a step item → customer → other item, both uniform (RP3's middle step). Shape (I, I)."""
     from scipy import sparse
 
+    interactions = paired_histories(interactions)
     per_user = interactions.sum(axis=1)
     uniform = sparse.diags_array(np.divide(1, per_user, out=np.zeros(len(per_user)), where=per_user > 0))
     together = sparse.csr_array(interactions.T @ uniform @ interactions)

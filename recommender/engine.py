@@ -107,7 +107,7 @@ class Engine:
     @property
     def fingerprint(self) -> str:
         """Changes with the graph and with the model: two engines with the same fingerprint give the same lists."""
-        return f"{self._graph.content_hash}-{len(self._graph.items)}-{self._ranker.fingerprint}"
+        return f"{self._graph.content_hash}-{self._ranker.fingerprint}"
 
     @property
     def store(self) -> GraphStore:
@@ -265,7 +265,9 @@ class Engine:
 
         Raises:
             UnknownItemError: the workspace does not hold the item.
+            ValueError: k < 1.
         """
+        _check_length(k)
         item_id = id_of(item_id, "item id")
         item_num = self._item_num(item_id)
         facts = self._graph.facts[schema.INTERACTED]
@@ -296,7 +298,9 @@ class Engine:
 
         Raises:
             UnknownItemError: the workspace does not hold the item.
+            ValueError: k < 1.
         """
+        _check_length(k)
         item_id = id_of(item_id, "item id")
         nums, scores = self._ranker.similar(self._item_num(item_id), k)
         return Neighbours(
@@ -482,14 +486,18 @@ def check_request(k: int, pool: Pool, new_share: float | None) -> None:
     Raises:
         ValueError: k < 1, another pool, or a share that is none or has no meaning for the pool.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; a list holds at least 1 item")
+    _check_length(k)
     if pool not in ("new", "all"):
         raise ValueError(f"pool is {pool!r}; expected 'new' or 'all'")
     if new_share is not None and not 0 <= new_share <= 1:
         raise ValueError(f"new_share is {new_share}; expected a share from 0 to 1, such as 0.2")
     if new_share is not None and pool == "new":
         raise ValueError("pool 'new' shows nothing but new items; leave new_share out, or ask for pool 'all'")
+
+
+def _check_length(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k is {k}; a list holds at least 1 entry")
 
 
 def ids_of(given: Any, what: str) -> list[str]:
@@ -517,7 +525,9 @@ def id_of(given: Any, what: str) -> str:
 
 
 def _probability(log_odds: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-log_odds.astype(np.float64)))
+    from scipy.special import expit
+
+    return expit(log_odds.astype(np.float64))
 
 
 def histories(graph: KnowledgeGraph) -> list[NDArray[np.int64]]:

@@ -170,10 +170,11 @@ class Fusion:
             The fusion to ship; the same as it was validated, for what must not have seen the validation items; and the
             NDCG@20 on them of the blend, the linear model and, with epochs, the network and the mean of both.
         """
-        train = [examples for examples in train if examples.positives.shape[1]]
+        # One candidate alone teaches nothing: any weights rank it first.
+        train = [examples for examples in train if examples.positives.shape[1] and examples.personal.shape[2] > 1]
         report = progress or (lambda done, total: None)
         torch.manual_seed(seed)
-        if not len(validation):
+        if not len(validation) or validation.personal.shape[2] < 2:
             blend = cls({**_Network(blends[0] * readable).arrays(), _ANYONE: anyone})
             return blend, blend, {"shipped": "blend", "because": "nothing to validate on"}
         of_blends = [float(validation.ndcg(_linear(validation, blend * readable)).mean()) for blend in blends]

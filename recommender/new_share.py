@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from recommender.ranker import Ranker
 
 _N_SAMPLE: Final = 256
-_MOST: Final = 30.0
-"""Log odds: scores of two items never lie so far apart, and more would round probabilities to 1."""
+_MOST: Final = 1000.0
+"""Log odds: more than lies between two items, and so little that float32 still tells scores apart beside it."""
 
 
 def boost_for(

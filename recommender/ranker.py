@@ -58,6 +58,9 @@ _SCORES_AT_ONCE: Final = 4_000_000
 _PAGE: Final = 512
 """Candidates that are prepared together. A launch makes only its own page void: the next list waits for no other.
 Longer pages are no faster to score."""
+_KEPT_BYTES: Final = 4 * 2**30
+"""Of pages at most. They grow with known items × all items (5 GB for 20,000 × 20,000); what does not fit is made anew
+for every call."""
 _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
     "new": (
         {"graph": 1.0, "ridge": 0.5},
@@ -200,6 +203,10 @@ class Ranker:
         rng = np.random.default_rng(seed)
         n_items = len(graph.items)
         reference = rng.choice(n_items, min(n_items, _N_REFERENCE), replace=False)
+        # Where little of a large catalogue has sold, known items are compared with known ones all the same.
+        others = np.setdiff1d(np.flatnonzero(warm), reference)
+        short = min(len(others), max(0, _N_BASELINE - int(warm[reference].sum())))
+        reference = np.concatenate([reference, rng.choice(others, short, replace=False)])
         trainer = _Trainer(content, neighbours, folds, reference, seed, report, checkpoint)
         fusions, calibrators, metrics = trainer.train()
         metrics["text encoder"] = content.encoder.metrics
@@ -465,13 +472,16 @@ class Ranker:
         return np.flatnonzero(self.is_cold if stratum == "new" else ~self.is_cold)
 
     def _stratum_pages(self, stratum: Stratum) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-        """The stratum's items by row number, a page each with their facts; what nothing has changed is kept."""
+        """The stratum's items by row number, a page each with their facts; kept where they fit until they change."""
         nums = self._stratum_nums(stratum)
         for start in range(0, len(nums), _PAGE):
             part, place = nums[start : start + _PAGE], (stratum, start)
             page = self._pages.get(place)
             if page is None or not np.array_equal(page[0].item_nums, part):
-                page = self._pages[place] = (self._scorers.block(part), self._scorers.facts(part))
+                page = (self._scorers.block(part), self._scorers.facts(part))
+                self._pages.pop(place, None)
+                if page[0].nbytes + sum(block.nbytes for block, _ in self._pages.values()) <= _KEPT_BYTES:
+                    self._pages[place] = page
             yield page
 
     def _stratum_scores(self, histories: Histories, stratum: Stratum, steps: Steps) -> NDArray[np.float32]:
@@ -585,11 +595,11 @@ class _Trainer:
                 parts = [users["known"]] if fold.by == "time" else np.array_split(users["known"], _N_FOLDS)
                 known += [self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, part) for part in parts]
         fusions: dict[Stratum, Fusion] = {}
-        calibrators: dict[Stratum, Calibrator] = {}
+        calibrators: dict[Stratum, Calibrator | None] = {}
         metrics: dict[str, Any] = {"folds": fold.by, "graph encoder gates": scorers.encoder.gates()}
         for stratum, examples in zip(STRATA, (new, known), strict=True):
             fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples)
-        return fusions, calibrators, metrics
+        return fusions, _all_calibrated(calibrators), metrics
 
     def _examples(
         self,
@@ -627,7 +637,7 @@ class _Trainer:
 
     def _fit(
         self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
-    ) -> tuple[Fusion, Calibrator, dict[str, Any]]:
+    ) -> tuple[Fusion, Calibrator | None, dict[str, Any]]:
         *train, validation = examples
         blends = [
             np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
@@ -644,7 +654,7 @@ class _Trainer:
             progress=lambda done, total: self._report(f"fusion of {stratum} items", done, total),
         )
         if not len(validation):
-            return fusion, Calibrator(1.0, 0.0), about
+            return fusion, None, about
         scores = validated.scores(validation)
         baseline = _baseline(scorers, validated, stratum, validation.rows, validation.scale, validation.n_history)
         labels = np.zeros(scores.shape, dtype=bool)
@@ -665,6 +675,13 @@ class _Trainer:
         return fusion, calibrator, about
 
 
+def _all_calibrated(found: dict[Stratum, Calibrator | None]) -> dict[Stratum, Calibrator]:
+    """What could not be rehearsed is taken to be as likely as the other kind of items, so that neither floods lists."""
+    rehearsed = [calibrator for calibrator in found.values() if calibrator is not None]
+    usual = rehearsed[0] if rehearsed else Calibrator(1.0, 0.0)
+    return {stratum: calibrator or usual for stratum, calibrator in found.items()}
+
+
 _OWN: Final = {*BEHAVIOUR, "popularity"}
 
 
@@ -680,6 +697,7 @@ def _baseline(
     nums = scorers.reference
     if stratum == "known":
         nums = nums[scorers.n_events[nums] > 0]
+        nums = nums if len(nums) else np.flatnonzero(scorers.n_events)
     nums = nums[:_N_BASELINE]
     block, facts = scorers.block(nums), scorers.facts(nums)
     out = np.empty(rows.shape[0], dtype=np.float32)

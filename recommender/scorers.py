@@ -403,6 +403,11 @@ class Block:
         views = {view: scorers._neighbours.matrices[view][item_nums] for view in VIEWS}
         self._kernel = encoder.kernel(warm, item_nums, views)
 
+    @property
+    def nbytes(self) -> int:
+        """Of its dense matrices, which are most of it."""
+        return int(self._regression.nbytes + self._kernel.said.nbytes + self._kernel.bought.nbytes)
+
     def personal(
         self, histories: sparse.csr_array, scale: NDArray[np.float32], steps: Steps | None = None
     ) -> NDArray[np.float32]:

@@ -47,6 +47,20 @@ def test_an_interrupted_batch_goes_on_where_it_stopped(engine: Engine, tmp_path:
     assert [line["user_id"] for line in lines] == ["u1", "u1", "u2", "u2", "u3", "u3"]
 
 
+def test_lines_that_a_power_cut_lost_are_made_again(engine: Engine, tmp_path: Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(engine, tmp_path / "recs.jsonl", progress=interrupt)
+    part = tmp_path / "recs.jsonl.part"
+    part.write_bytes(part.read_bytes()[:10])
+    report, lines = write(engine, tmp_path / "recs.jsonl")
+    assert report.resumed_users == 0
+    assert [line["user_id"] for line in lines] == ["u1", "u1", "u2", "u2", "u3", "u3"]
+
+
 def test_what_is_degraded_is_told_once_for_all_groups(engine: Engine, tmp_path: Path) -> None:
     users = ["u1", "x", "y", "u2", "z"]
     report = recommend_to_file(engine, users, tmp_path / "r", k=1, pool="new", explain=False, users_at_once=2)

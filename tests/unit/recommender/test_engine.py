@@ -146,7 +146,16 @@ def test_scores_are_probabilities_of_every_pair_in_the_order_asked(engine: Engin
     assert len(engine.score([], "cable")) == 0
 
 
+def test_a_changed_item_changes_the_fingerprint(engine: Engine) -> None:
+    before = engine.fingerprint
+    engine.launch({"item_id": "epoxy", "title": "Epoxy resin"})
+    assert engine.fingerprint != before
+
+
 def test_wrong_calls_say_what_was_expected(engine: Engine) -> None:
+    for call in (engine.similar, engine.audience_for):
+        with pytest.raises(ValueError, match="at least 1"):
+            call("epoxy", k=-1)
     with pytest.raises(ValueError, match="exactly one"):
         engine.recommend()
     with pytest.raises(ValueError, match="at least 1"):

@@ -51,7 +51,9 @@ def boost(table: Table, new_share: float, k: int = 10, **options: Any) -> float:
     return boost_for(table, table.histories, k=k, new_share=new_share, **{"is_new": IS_NEW, **options})
 
 
-@pytest.mark.parametrize("shift", [-8.0, 0.0, 8.0], ids=["below", "among", "above"])
+@pytest.mark.parametrize(
+    "shift", [-300.0, -8.0, 0.0, 8.0, 300.0], ids=["far below", "below", "among", "above", "far above"]
+)
 @pytest.mark.parametrize("new_share", [0.0, 0.05, 0.2, 0.5, 0.9, 1.0])
 def test_new_items_get_their_share_wherever_their_scores_lie(shift: float, new_share: float) -> None:
     table = Table(shift=shift)

@@ -55,6 +55,42 @@ def test_each_customer_is_shown_the_new_items_of_their_colour(ranker: Ranker, hi
     assert right.mean() > 0.95
 
 
+def test_eight_sold_items_are_enough_for_the_new_ones_to_find_their_customers(text_model: str) -> None:
+    """Too few to hide more than one at a time: a single candidate would teach that any weights are right."""
+    few = Ranker.fit(checkerboard(n_items=12, n_new=4, n_history=2, n_users=60), text_model=text_model)
+    best = few.rank([np.array([colour, colour + 4]) for colour in range(4)], k=1, pool="new").item_nums[:, 0]
+    np.testing.assert_array_equal(best % len(COLOURS), [0, 1, 2, 3])
+
+
+def test_a_catalogue_of_which_little_has_sold_can_be_trained(text_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No known item is among the few by which scores are scaled."""
+    monkeypatch.setattr("recommender.ranker._N_REFERENCE", 1)
+    shop = checkerboard(n_items=80, n_new=60, n_history=2, n_users=60)
+    shown = Ranker.fit(shop, text_model=text_model, seed=1).rank([np.array([0, 4])], k=8, pool="all")
+    assert np.isfinite(shown.scores).all()
+
+
+def test_new_items_are_listed_beside_known_ones_that_could_not_be_rehearsed(text_model: str) -> None:
+    """With two events a customer none is left to be hidden: known items got odds that were never measured."""
+    graph = checkerboard(n_items=80, n_new=16, n_users=200, n_history=2)
+    ranker = Ranker.fit(graph, text_model=text_model)
+    rows = graph.interactions
+    histories = [row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])]
+    assert ranker.is_cold[ranker.rank(histories, k=10, pool="all").item_nums].mean() > 0.05
+
+
+def test_pages_that_do_not_fit_are_made_anew_and_give_the_same_lists(
+    ranker: Ranker, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ranker.rank(histories, k=5, pool="all")
+    ranker._pages.clear()
+    monkeypatch.setattr("recommender.ranker._KEPT_BYTES", 0)
+    again = ranker.rank(histories, k=5, pool="all")
+    assert not ranker._pages
+    np.testing.assert_array_equal(kept.item_nums, again.item_nums)
+    np.testing.assert_array_equal(kept.scores, again.scores)
+
+
 def test_lists_are_sorted_unique_whole_and_without_own_items(ranker: Ranker, histories: list[np.ndarray]) -> None:
     ranking = ranker.rank(histories, k=90, pool="all")
     for history, nums, scores in zip(histories, ranking.item_nums, ranking.scores, strict=True):
