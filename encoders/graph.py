@@ -220,7 +220,7 @@ class GraphEncoder:
     customers of exactly these items are to be found among all of them (softmax over the masked items, with log
     popularity added as sampled softmax's log Q; Bengio and Senécal 2008). So the loss sees items as they are at launch.
 
-    ``vectors`` of items with behaviour hold it; those of new ones are what ``encode_new`` gives.
+    ``vectors`` of items with behaviour hold it; those of new ones are what ``encode`` gives of their facts.
     """
 
     def __init__(self, network: _Network, state: dict[str, NDArray[Any]], *, embedding_size: int) -> None:
@@ -353,13 +353,13 @@ class GraphEncoder:
         self._state |= {f"entities.{name}": state.cpu().numpy() for name, state in entities.items()}
 
     def put(self, content: ItemContent, item_nums: NDArray[np.int64]) -> None:
-        """Encode new (or changed) items and append (or replace) their vectors; see ``encode_new``."""
-        self._state["vectors"] = put_rows(self.vectors, self.encode_new(content, item_nums), item_nums)
+        """Encode new (or changed) items and append (or replace) their vectors; see ``encode``."""
+        self._state["vectors"] = put_rows(self.vectors, self.encode(content, item_nums), item_nums)
 
-    def encode_new(self, content: ItemContent, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of items that it has never seen, from their facts and the entities that they share. Shape (B, D).
+    def encode(self, content: ItemContent, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of items from their facts, the entities that they share and what is bought with them. Shape (B, D).
 
-        An item that was in the training graph without behaviour gets the same vector here as there.
+        It need not have seen them. One that was in the training graph and has not changed gets the same vector again.
         """
         device = self._network.attention.device
         entities = {name: torch.from_numpy(self._state[f"entities.{name}"]).to(device) for name in ENTITIES}
@@ -368,8 +368,15 @@ class GraphEncoder:
             for name in ENTITIES
         }
         with torch.inference_mode():
-            inputs = torch.from_numpy(content.dense[item_nums]).to(device)
-            found = self._network.vectors(self._network.project(inputs), entities, links)
+            states = self._network.project(torch.from_numpy(content.dense[item_nums]).to(device))
+            together = self._together
+            known = np.flatnonzero(item_nums < together.shape[0])
+            heard = sparse.csr_array(together[item_nums[known]])
+            if heard.nnz:
+                others = np.unique(heard.indices)
+                sources = self._network.project(torch.from_numpy(content.dense[others]).to(device))
+                states[known] += self._network.together(_csr(heard[:, others], device), sources)
+            found = self._network.vectors(states, entities, links)
         vectors: NDArray[np.float32] = found.cpu().numpy()
         return vectors
 

@@ -70,9 +70,20 @@ def test_an_item_never_seen_gets_the_vector_it_would_have_had_in_training(
     content = content_of(graph, text_encoder)
     encoder = fit(content, graph)
     new = np.flatnonzero(graph.n_events == 0)
-    np.testing.assert_allclose(encoder.encode_new(content, new), encoder.vectors[new], atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(content, new), encoder.vectors[new], atol=1e-5)
     encoder.put(content, np.array([80]) - 1)
     assert len(encoder.vectors) == 80
+
+
+def test_items_that_are_read_again_unchanged_keep_their_vectors(
+    graph: KnowledgeGraph, text_encoder: TextEncoder
+) -> None:
+    """Those that sell too: what is bought with them is a part of their vector."""
+    content = content_of(graph, text_encoder)
+    encoder = fit(content, graph)
+    before = encoder.vectors.copy()
+    encoder.put(content, np.arange(80))
+    np.testing.assert_allclose(encoder.vectors, before, atol=1e-5)
 
 
 def test_no_learned_number_belongs_to_an_item(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
@@ -90,7 +101,7 @@ def test_a_shop_without_new_items_trains_the_same_network(graph: KnowledgeGraph,
     other = fit(content, graph.without_behaviour(lost))
     moved = np.abs(whole.vectors[lost] - other.vectors[lost]).max()
     assert moved > 1e-4, "behaviour of an item must matter to its own vector"
-    np.testing.assert_allclose(other.encode_new(content, lost), other.vectors[lost], atol=1e-5)
+    np.testing.assert_allclose(other.encode(content, lost), other.vectors[lost], atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_encoder(graph: KnowledgeGraph, text_encoder: TextEncoder) -> None:
@@ -106,7 +117,7 @@ def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: 
     loaded = GraphEncoder.load(tmp_path, device="cpu")
     nums = np.arange(80)
     np.testing.assert_array_equal(loaded.vectors, encoder.vectors)
-    np.testing.assert_array_equal(loaded.encode_new(content, nums), encoder.encode_new(content, nums))
+    np.testing.assert_array_equal(loaded.encode(content, nums), encoder.encode(content, nums))
     histories = sparse.csr_array(np.eye(80, dtype=np.float32))
     np.testing.assert_array_equal(
         loaded.kernel(nums, nums, views_of(content)).score(histories),
