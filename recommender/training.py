@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoders.content import ItemFacts
-from kg import snapshot
+from kg import schema, snapshot
 from kg.errors import WorkspaceError
 from recommender.changed import save_digests
 from recommender.similar_text import replace_similar_text
@@ -104,10 +104,18 @@ def train(
 def _notes(graph: KnowledgeGraph, ranker: Ranker) -> tuple[str, ...]:
     told = np.array([bool(text.strip()) for text in ItemFacts.of(graph).sentences()])
     unread = int((told & ~ranker.text_vectors.any(axis=1)).sum())
-    if not unread:
-        return ()
-    return (
-        f"the text model cannot read {unread:,} of {told.sum():,} item texts, whose script is not in its vocabulary: "
-        "they are compared by their words and characters alone; a sentence-transformers model that reads them can be "
-        "given with --text-model",
-    )
+    notes = []
+    if unread:
+        notes.append(
+            f"the text model cannot read {unread:,} of {told.sum():,} item texts, whose script is not in its "
+            "vocabulary: they are compared by their words and characters alone; a sentence-transformers model that "
+            "reads them can be given with --text-model"
+        )
+    times = graph.facts[schema.INTERACTED].at
+    untimed = int((times < 0).sum())
+    if 0 < untimed < len(times):
+        notes.append(
+            f"{untimed:,} of {len(times):,} interactions have no time, so that launches are rehearsed with random "
+            "items instead of spans of time; give every event a timestamp"
+        )
+    return tuple(notes)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from tiny_shop import write_shop
 
@@ -61,6 +62,16 @@ def test_texts_that_the_model_cannot_read_are_counted_in_a_note(tmp_path: Path, 
     (note,) = train(workspace, text_model="blind to stones").notes
     assert note.startswith("the text model cannot read 1 of 7 item texts")
     assert "--text-model" in note
+
+
+def test_events_without_a_time_among_others_are_counted_in_a_note(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
+    workspace = workspace_with_shop(tmp_path)
+    store = workspace.open_store()
+    timed = pl.DataFrame({"head": ["u3"], "tail": ["drill"], "position": [0], "weight": [1.0], "source": ["behaviour"]})
+    store.write_edges(schema.INTERACTED, timed.with_columns(at=pl.lit(1_700_000_000), last_at=pl.lit(1_700_000_000)))
+    store.close()
+    (note,) = train(workspace).notes
+    assert note.startswith("4 of 5 interactions have no time")
 
 
 def test_training_again_replaces_the_model(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
