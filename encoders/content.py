@@ -29,7 +29,7 @@ _MAX_CHARACTERS: Final = 4_000
 _SCRIPTS_WITHOUT_SPACES: Final = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _TOKEN: Final = rf"[{_SCRIPTS_WITHOUT_SPACES}]|[^\W_{_SCRIPTS_WITHOUT_SPACES}]+"
 """Words; in Chinese, Japanese and Korean single characters, so that 2-grams are about what words are elsewhere."""
-MAX_PAIRED: Final = 3_000
+_MAX_PAIRED: Final = 3_000
 """Items of one customer that are paired with each other: those of a reseller with 30,000 would take 45 GB."""
 _LONE: Final = 0.55
 """Weight of words and pairs of words that one item alone has. Where there are descriptions 0 is best, where there are
@@ -478,8 +478,11 @@ def top_of_rows(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
 
 
-def paired_histories(interactions: sparse.csr_array, k: int = MAX_PAIRED) -> sparse.csr_array:
-    """Histories as they are multiplied to items × items: the last k entries of each row, shape (U, I)."""
+def paired_histories(interactions: sparse.csr_array, k: int = _MAX_PAIRED) -> sparse.csr_array:
+    """Histories as they are multiplied to items × items: the last k entries of each row. Shape (U, I).
+
+    The product takes memory in proportion to the square of the longest row.
+    """
     from scipy import sparse
 
     lengths = np.diff(interactions.indptr)

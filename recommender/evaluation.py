@@ -454,10 +454,8 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
             yield f"  {method:<12}" + "".join(f"{'–' if np.isnan(value) else f'{value:.4f}':>15}" for value in values)
 
     if any(cell.pool == "new" for cell in evaluation.cells):
-        sizes = (evaluation.mean(PRODUCT, "new", name) for name in ("n_items", "n_hidden_items"))
-        yield "\nNew items only: {:,.0f}, of which test customers took {:,.0f}; the others can only be misses".format(
-            *sizes
-        )
+        n_items, n_taken = (evaluation.mean(PRODUCT, "new", name) for name in ("n_items", "n_hidden_items"))
+        yield f"\nNew items only: {n_items:,.0f}, of which test customers took {n_taken:,.0f}; others are misses"
         names = (f"ndcg@{k}", f"recall@{k}", f"hit@{k}", f"mrr@{k}", "coverage", "gini", "diversity")
         yield from rows("new", {name: (name, "") for name in names})
     if any(cell.pool == "all" for cell in evaluation.cells):
