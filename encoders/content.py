@@ -6,6 +6,7 @@ new item gets exactly what an old one with the same facts has.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -284,7 +285,7 @@ class Projection:
 
 
 BAGS: Final = ("words", "terms", "characters", "brands", "categories", "leaves", "attributes")
-_ARRAYS: Final = ("text", "characters", "listing", "dense")
+_ARRAYS: Final = ("text", "sentences", "characters", "listing", "dense")
 
 
 class ItemContent:
@@ -292,6 +293,7 @@ class ItemContent:
 
     Attributes:
         text: vectors of the text encoder, shape (I, D), unit rows (zero for items without text).
+        sentences: digests of the sentences that it read, shape (I,), uint64.
         bags: name → sparse unit rows, shape (I, V_name).
         characters: projected character n-grams of the title, unit rows, shape (I, D_c).
         listing: how much the catalogue says of each item, and its price, from ``ItemFacts.listing``, shape (I, 8).
@@ -304,6 +306,7 @@ class ItemContent:
         self._projections = projections
         self.bags: dict[str, sparse.csr_array] = {}
         self.text: NDArray[np.float32] = np.zeros((0, encoder.embedding_size), dtype=np.float32)
+        self.sentences: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self.characters: NDArray[np.float32]
         self.listing: NDArray[np.float32]
         self.dense: NDArray[np.float32]
@@ -327,8 +330,7 @@ class ItemContent:
         matrices = {name: bags[name].transform(rows[name]) for name in BAGS}
         projections = {name: Projection.fit(matrices[name], size, seed) for name, size in _DENSE_SIZE.items()}
         content = cls(encoder, bags, projections)
-        text = encoder.encode(facts.sentences(), progress=progress)
-        content._put(matrices, text, facts.listing(), np.arange(len(facts)))
+        content._put(matrices, *content._read(facts.sentences(), progress), facts.listing(), np.arange(len(facts)))
         return content
 
     def put(
@@ -347,12 +349,13 @@ class ItemContent:
         """
         rows = _rows(facts)
         matrices = {name: self._bags[name].transform(rows[name]) for name in BAGS}
-        text = self.encoder.encode(facts.sentences(), progress=progress)
-        self._put(matrices, text, facts.listing(), item_nums)
+        self._put(matrices, *self._read(facts.sentences(), progress), facts.listing(), item_nums)
 
     def rows(self, item_nums: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What was read of some items, as arrays to be kept and given to ``put_kept`` again."""
-        arrays: dict[str, NDArray[Any]] = {"text": self.text[item_nums], "listing": self.listing[item_nums]}
+        arrays: dict[str, NDArray[Any]] = {
+            name: getattr(self, name)[item_nums] for name in ("text", "sentences", "listing")
+        }
         for name, matrix in self.bags.items():
             arrays |= csr_arrays(name, matrix[item_nums])
         return arrays
@@ -360,12 +363,28 @@ class ItemContent:
     def put_kept(self, arrays: dict[str, NDArray[Any]], item_nums: NDArray[np.int64]) -> None:
         """``put`` of items whose ``rows`` were kept."""
         matrices = {name: csr_matrix(arrays, name, len(bag.vocabulary)) for name, bag in self._bags.items()}
-        self._put(matrices, arrays["text"], arrays["listing"], item_nums)
+        self._put(matrices, arrays["text"], arrays["sentences"], arrays["listing"], item_nums)
+
+    def _read(
+        self, sentences: Sequence[str], progress: Callable[[int, int], None] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """Vectors and digests of sentences. What an item says already is not encoded again: new prices change none."""
+        keys = [hashlib.blake2b(sentence.encode(), digest_size=8).digest() for sentence in sentences]
+        digests = np.frombuffer(b"".join(keys), dtype=np.uint64)
+        rows = np.flatnonzero(np.isin(self.sentences, digests))
+        held = dict(zip(self.sentences[rows].tolist(), rows.tolist(), strict=True))
+        places = np.array([held.get(digest, -1) for digest in digests.tolist()], dtype=np.int64)
+        text = np.empty((len(sentences), self.encoder.embedding_size), dtype=np.float32)
+        text[places >= 0] = self.text[places[places >= 0]]
+        unread = np.flatnonzero(places < 0)
+        text[unread] = self.encoder.encode([sentences[row] for row in unread.tolist()], progress=progress)
+        return text, digests
 
     def _put(
         self,
         matrices: dict[str, sparse.csr_array],
         text: NDArray[np.float32],
+        sentences: NDArray[np.uint64],
         listing: NDArray[np.float32],
         item_nums: NDArray[np.int64],
     ) -> None:
@@ -373,10 +392,12 @@ class ItemContent:
         characters = _unit(blocks["characters"])
         dense = np.concatenate([text, *blocks.values()], axis=1)
         if not len(self):
-            self.bags, self.text, self.characters, self.listing, self.dense = matrices, text, characters, listing, dense
+            self.bags, self.text, self.sentences = matrices, text, sentences
+            self.characters, self.listing, self.dense = characters, listing, dense
             return
         self.bags = {name: put_rows(old, matrices[name], item_nums) for name, old in self.bags.items()}
         self.text = put_rows(self.text, text, item_nums)
+        self.sentences = put_rows(self.sentences, sentences, item_nums)
         self.characters = put_rows(self.characters, characters, item_nums)
         self.listing = put_rows(self.listing, listing, item_nums)
         self.dense = put_rows(self.dense, dense, item_nums)

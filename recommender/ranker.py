@@ -33,7 +33,7 @@ Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 _Made = TypeVar("_Made", ItemContent, GraphEncoder)
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128

@@ -162,6 +162,32 @@ def test_what_was_read_of_items_can_be_kept_and_put_again(
         assert abs(matrix - again.bags[name]).sum() == 0
 
 
+def test_a_new_price_lets_no_text_be_encoded_again(
+    graph: KnowledgeGraph, text_encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ItemContent.fit(ItemFacts.of(graph), text_encoder)
+    content.save(tmp_path)
+    content = ItemContent.load(tmp_path)
+    asked: list[str] = []
+    encode = content.encoder.encode
+
+    def recorded(texts: list[str], **options: object) -> object:
+        asked.extend(texts)
+        return encode(texts, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(content.encoder, "encode", recorded)
+    facts = ItemFacts.of(graph)
+    text = content.text.copy()
+    content.put(replace(facts, prices=np.full(len(facts), 9.5)), np.arange(len(facts)))
+    assert asked == []
+    np.testing.assert_array_equal(content.text, text)
+    np.testing.assert_allclose(content.listing[:, -1], np.log1p(9.5))
+    content.put(replace(facts, names=("Enamel teapot", *facts.names[1:])), np.arange(len(facts)))
+    assert len(asked) == 1
+    assert not np.allclose(content.text[0], text[0], atol=1e-3)
+    np.testing.assert_array_equal(content.text[1:], text[1:])
+
+
 def test_sparse_matrices_survive_a_file_of_arrays() -> None:
     matrix = sparse.csr_array(np.array([[0.0, 1.5, 0], [0, 0, 0], [2, 0, 3]], dtype=np.float32))
     arrays = csr_arrays("one", matrix)
