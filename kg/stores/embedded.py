@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -166,7 +167,10 @@ class EmbeddedStore:
             # Only ``close`` of kglite writes the file; a graph that was only read lets go of its lock when dropped.
             if graph is not None and self._changed:
                 try:
-                    graph.close()
+                    with warnings.catch_warnings():
+                        # Of loads that map the file, which nothing here does.
+                        warnings.simplefilter("ignore", kglite.MappedFallbackWarning)
+                        graph.close()
                 except (kglite.KgError, OSError) as error:
                     self._open_graph = graph
                     raise StoreError(f"store {self.address!r} could not be written into its file: {error}") from error
