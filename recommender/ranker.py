@@ -434,7 +434,7 @@ class Ranker:
         return out + self._lead(item_nums)
 
     def parts(self, history: NDArray[np.int64], item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """Each single score of items for one history, in deviations above the user's mean. Shapes (C,)."""
+        """Each single score of items for one history, as the fusion reads it: above the user's mean. Shapes (C,)."""
         rows = self._scorers.histories([history])
         personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[:, 0]
         facts = self._scorers.facts(item_nums)

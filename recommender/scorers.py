@@ -78,6 +78,9 @@ _CROWDS: Final = (*FACT_VIEWS, ("words", 1), ("text", 6), ("leaves", 1), ("chara
 """(view, power) of the neighbours from which popularity is predicted."""
 _LISTING: Final = 0.3
 """Weight of one such column beside the content's in the ridge regression of popularity."""
+LOG_LIKELIHOOD: Final = "graph"
+"""The score that is trained to be a log likelihood: less what the user's usual item has, it stays as it is. Divided
+by the user's deviation, it would say no more of a user of whom it knows much than of one of whom it knows little."""
 BEHAVIOUR: Final = ("ease", "walk")
 """Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
 
@@ -321,16 +324,18 @@ class Scorers:
         return Block(self, self._arrays["reference"])
 
     def scale(self, histories: sparse.csr_array) -> NDArray[np.float32]:
-        """Mean and deviation of each user's scores over the reference items. Shape (B, 2, S).
+        """Mean of each user's scores over the reference items, and what they are divided by. Shape (B, 2, S).
 
-        The deviation of a score that tells no items apart is infinite, so that scaling makes it 0.
+        That is their deviation, and 1 for the log likelihood; infinity where a score tells no items apart, so that
+        scaling makes it 0.
         """
         scale = np.empty((histories.shape[0], 2, len(self.names)), dtype=np.float32)
         for rows in _chunks(histories, len(self.reference)):
             for place, scores in enumerate(self._reference.raw(histories[rows])):
                 scale[rows, 0, place] = scores.mean(axis=1)
                 deviation = scores.std(axis=1)
-                scale[rows, 1, place] = np.where(deviation > 1e-6, deviation, np.inf)
+                unit = 1 if self.names[place] == LOG_LIKELIHOOD else deviation
+                scale[rows, 1, place] = np.where(deviation > 1e-6, unit, np.inf)
         return scale
 
     def facts(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -411,10 +416,10 @@ class Block:
     def personal(
         self, histories: sparse.csr_array, scale: NDArray[np.float32], steps: Steps | None = None
     ) -> NDArray[np.float32]:
-        """All personal scores, scaled for each user and squashed by asinh.
+        """All personal scores, scaled for each user and, but for the log likelihood, squashed by asinh.
 
         Sums of similarities have heavy tails; unsquashed, a near-duplicate in one view outvotes all the others (the
-        fusion lost 5 % of its NDCG).
+        fusion lost 5 % of its NDCG). A logarithm has none; squashed too, it lost 2 % on one shop.
 
         Args:
             histories: from ``Scorers.histories``, shape (B, n_warm).
@@ -431,7 +436,8 @@ class Block:
                 scaled = out[place, rows]
                 np.subtract(scores, scale[rows, 0, place, None], out=scaled)
                 scaled /= scale[rows, 1, place, None]
-                _asinh(scaled)
+                if self._scorers.names[place] != LOG_LIKELIHOOD:
+                    _asinh(scaled)
         return out
 
     def raw(self, histories: sparse.csr_array, steps: Steps | None = None) -> Iterator[NDArray[np.float32]]:

@@ -14,6 +14,7 @@ from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 from recommender.scorers import (
     FACT_VIEWS,
+    LOG_LIKELIHOOD,
     Neighbours,
     Scorers,
     _asinh,
@@ -145,6 +146,23 @@ def test_few_candidates_get_the_scores_that_they_get_among_many(
     behaving = from_their_side[scorers.names.index("ease")]
     assert behaving[:, :2].any(), "warm candidates have behaviour of their own"
     assert not behaving[:, 2:].any(), "new candidates have none"
+
+
+def test_all_scores_are_squashed_deviations_but_the_log_likelihood(scorers: Scorers, graph: KnowledgeGraph) -> None:
+    rows = graph.interactions
+    histories = scorers.histories([row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])])
+    candidates = np.arange(1, 80, 2)
+    scale = scorers.scale(histories)
+    personal = scorers.block(candidates).personal(histories, scale)
+    reference = list(scorers.block(scorers.reference).raw(histories))
+    for place, (name, raw) in enumerate(zip(scorers.names, scorers.block(candidates).raw(histories), strict=True)):
+        above = raw - reference[place].mean(axis=1, keepdims=True)
+        deviation = reference[place].std(axis=1, keepdims=True)
+        expected = (
+            above if name == LOG_LIKELIHOOD else np.arcsinh(above / np.where(deviation > 1e-6, deviation, np.inf))
+        )
+        np.testing.assert_allclose(personal[place], expected, rtol=1e-3, atol=1e-3, err_msg=name)
+    assert personal[scorers.names.index(LOG_LIKELIHOOD)].std() > 0.01
 
 
 @pytest.mark.parametrize(("n_candidates", "n_chunks"), [(1, 1), (10_000, 22), (10_000_000, 700)])
