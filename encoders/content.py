@@ -190,18 +190,20 @@ class Bag:
         self._counter = _counter(kind, self.vocabulary) if self.vocabulary else None
 
     @classmethod
-    def fit(cls, kind: str, rows: Sequence[Any]) -> Bag:
-        """Learn vocabulary and rarity from B rows (texts, or tuples of keys)."""
+    def fit_transform(cls, kind: str, rows: Sequence[Any]) -> tuple[Bag, sparse.csr_array]:
+        """Learn vocabulary and rarity from B rows (texts, or tuples of keys) that are counted once, and weigh them."""
         counter = _counter(kind, None)
         try:
             counts = counter.fit_transform(rows)
         except ValueError:  # sklearn: empty vocabulary
-            return cls(kind, (), np.zeros(0, dtype=np.float32))
+            bag = cls(kind, (), np.zeros(0, dtype=np.float32))
+            return bag, bag.transform(rows)
         frequency = np.bincount(counts.indices, minlength=counts.shape[1])
         idf = np.log((1 + len(rows)) / (1 + frequency)) + 1
         if kind == "words":
             idf[frequency == 1] *= _LONE
-        return cls(kind, counter.get_feature_names_out().tolist(), idf.astype(np.float32))
+        bag = cls(kind, counter.get_feature_names_out().tolist(), idf.astype(np.float32))
+        return bag, bag._weighted(counts)
 
     def transform(self, rows: Sequence[Any]) -> sparse.csr_array:
         """Shape (B, V), float32; unknown words are left out."""
@@ -209,9 +211,14 @@ class Bag:
 
         if self._counter is None:
             return sparse.csr_array(np.zeros((len(rows), 0), dtype=np.float32))
-        counted: Any = self._counter.transform(rows)
+        return self._weighted(self._counter.transform(rows))
+
+    def _weighted(self, counted: Any) -> sparse.csr_array:
+        from scipy import sparse
+
         entries = (counted.data.astype(np.float32), counted.indices, counted.indptr)
-        counts: Any = sparse.csr_array(entries, shape=(len(rows), len(self.vocabulary)))
+        counts: Any = sparse.csr_array(entries, shape=(counted.shape[0], len(self.vocabulary)))
+        counts.sort_indices()
         if self.kind in {"terms", "keys"}:
             counts.data[:] = 1
         else:
@@ -326,8 +333,9 @@ class ItemContent:
         """Learn vocabularies, rarities and projections from a catalogue, new items included: no event is read."""
         rows = _rows(facts)
         kinds = {"words": "words", "terms": "terms", "characters": "characters"}
-        bags = {name: Bag.fit(kinds.get(name, "keys"), rows[name]) for name in BAGS}
-        matrices = {name: bags[name].transform(rows[name]) for name in BAGS}
+        fitted = {name: Bag.fit_transform(kinds.get(name, "keys"), rows[name]) for name in BAGS}
+        bags = {name: bag for name, (bag, _) in fitted.items()}
+        matrices = {name: matrix for name, (_, matrix) in fitted.items()}
         projections = {name: Projection.fit(matrices[name], size, seed) for name, size in _DENSE_SIZE.items()}
         content = cls(encoder, bags, projections)
         content._put(matrices, *content._read(facts.sentences(), progress), facts.listing(), np.arange(len(facts)))

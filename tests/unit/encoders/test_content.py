@@ -52,7 +52,7 @@ def test_a_category_cycle_ends(graph: KnowledgeGraph) -> None:
 
 
 def test_chinese_is_cut_into_characters() -> None:
-    bag = Bag.fit("words", ["红色油漆", "蓝色油漆"])
+    bag, _ = Bag.fit_transform("words", ["红色油漆", "蓝色油漆"])
     assert {"红", "色", "油 漆"} <= set(bag.vocabulary)
     rows = bag.transform(["油漆", "钻头"])
     assert rows[[0]].nnz == 3
@@ -60,13 +60,13 @@ def test_chinese_is_cut_into_characters() -> None:
 
 
 def test_bags_without_words_have_no_columns() -> None:
-    bag = Bag.fit("words", ["", "..."])
+    bag, _ = Bag.fit_transform("words", ["", "..."])
     assert bag.transform(["anything"]).shape == (1, 0)
     assert Projection.fit(bag.transform(["", ""]), 4, 0).transform(bag.transform(["x"])).shape == (1, 0)
 
 
 def test_rare_words_weigh_more_and_rows_have_length_one() -> None:
-    bag = Bag.fit("terms", ["paint red", "paint blue", "paint green"])
+    bag, _ = Bag.fit_transform("terms", ["paint red", "paint blue", "paint green"])
     row = bag.transform(["paint red"]).toarray()[0]
     weights = dict(zip(bag.vocabulary, row, strict=True))
     assert weights["red"] > weights["paint"] > 0
@@ -75,10 +75,10 @@ def test_rare_words_weigh_more_and_rows_have_length_one() -> None:
 
 def test_words_of_one_item_alone_count_less() -> None:
     texts = ["red paint", "blue paint", "red blue lacquer"]
-    bag = Bag.fit("words", texts)
+    bag, _ = Bag.fit_transform("words", texts)
     idf = dict(zip(bag.vocabulary, bag.idf, strict=True))
     assert idf["lacquer"] < idf["red"]
-    alike = Bag.fit("terms", texts)
+    alike, _ = Bag.fit_transform("terms", texts)
     assert dict(zip(alike.vocabulary, alike.idf, strict=True))["lacquer"] > idf["red"]
 
 
