@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from encoders.content import paired_histories, top_of_rows
+from kg.errors import TrainingError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,18 +37,34 @@ def ease(interactions: sparse.csr_array, *, l2: float) -> NDArray[np.float32]:
     Returns:
         Shape (I, I). Columns of items without events are zero.
     """
-    from scipy import linalg
-
     gram = (interactions.T @ interactions).toarray().astype(np.float32)
     diagonal = np.arange(len(gram))
     cold = gram[diagonal, diagonal] == 0
     gram[diagonal, diagonal] += l2
-    inverse = linalg.lapack.spotri(linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)[0], lower=1, overwrite_c=1)[0]
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    inverse = inverse_of(gram)
     weights = -inverse / inverse[diagonal, diagonal]
     weights[diagonal, diagonal] = 0
     weights[:, cold] = 0
     return np.ascontiguousarray(weights, dtype=np.float32)
+
+
+def inverse_of(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inverse of a symmetric, positive definite matrix, which is overwritten. Shape (n, n).
+
+    Raises:
+        TrainingError: not positive definite, as far as single precision tells.
+    """
+    from scipy.linalg import lapack
+
+    factor, failed = lapack.spotrf(matrix, lower=1, overwrite_a=1)
+    if failed:
+        raise TrainingError(
+            f"a matrix of {len(matrix):,} items is singular in single precision (row {failed}): its penalty is too "
+            "small beside its largest entries; please report the numbers of items and events"
+        )
+    inverse = lapack.spotri(factor, lower=1, overwrite_c=1)[0]
+    symmetric: NDArray[np.float32] = np.tril(inverse) + np.tril(inverse, -1).T
+    return symmetric
 
 
 def item_knn(interactions: sparse.csr_array, *, k: int, shrink: float) -> sparse.csr_array:

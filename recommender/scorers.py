@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from encoders.content import csr_arrays, csr_matrix, power_of, put_rows, top_of_rows
-from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model
+from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model, inverse_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -510,15 +510,10 @@ def _ridge(content: ItemContent, warm: NDArray[np.int64]) -> NDArray[np.float32]
     else 0) on content. Unlike a sum of similarities it does not count ten near-duplicates ten times. Shape
     (n_warm, n_warm).
     """
-    from scipy import linalg
-
     kernel = content_kernel(content, warm, warm)
     diagonal = np.arange(len(kernel))
     kernel[diagonal, diagonal] += _RIDGE_L2 * max(float(kernel[diagonal, diagonal].mean()), 1e-3)
-    factor = linalg.lapack.spotrf(kernel, lower=1, overwrite_a=1)[0]
-    inverse = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
-    symmetric: NDArray[np.float32] = np.tril(inverse) + np.tril(inverse, -1).T
-    return symmetric
+    return inverse_of(kernel)
 
 
 def _dense(matrix: Any) -> NDArray[np.float32]:

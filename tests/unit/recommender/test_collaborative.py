@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recommender.collaborative import co_walk, ease, fit_item_model, item_knn
+from kg.errors import TrainingError
+from recommender.collaborative import co_walk, ease, fit_item_model, inverse_of, item_knn
 
 
 @pytest.fixture
@@ -30,6 +31,13 @@ def test_items_without_events_have_empty_columns(interactions: sparse.csr_array)
     dense = interactions.toarray()
     dense[:, 3] = 0
     assert not ease(sparse.csr_array(dense), l2=5.0)[:, 3].any()
+
+
+def test_a_matrix_without_an_inverse_is_an_error_not_a_model() -> None:
+    matrix = np.diag([2.0, 4.0]).astype(np.float32)
+    np.testing.assert_allclose(inverse_of(matrix), np.diag([0.5, 0.25]))
+    with pytest.raises(TrainingError, match="2 items is singular in single precision"):
+        inverse_of(np.ones((2, 2), dtype=np.float32))
 
 
 def test_item_knn_is_the_shrunk_cosine(interactions: sparse.csr_array) -> None:
