@@ -2,8 +2,8 @@
 
 A score is the sum over a history of what each of its items says about the candidate. For items without events it can
 only say so through content: directly, or after one step through behaviour (what goes with the history is near the
-candidate). All scores of one user are then put on one scale, by their mean and deviation over a fixed sample of the
-catalogue: a score does not move when another product is launched.
+candidate). All scores of one user are then compared with what they are over a fixed sample of the catalogue: a score
+does not move when another product is launched.
 """
 
 from __future__ import annotations
