@@ -347,17 +347,36 @@ class ItemContent:
         item_nums: NDArray[np.int64],
         *,
         progress: Callable[[int, int], None] | None = None,
-    ) -> None:
+    ) -> NDArray[np.int64]:
         """Append new items (or replace changed ones), encoded with what was learned before.
 
         Args:
             facts: of the B items.
             item_nums: their row numbers; those from ``len(self)`` on are new and must follow without a gap.
             progress: called with texts encoded and in all.
+
+        Returns:
+            Row numbers of the items whose words, brands, categories or attributes are others now, and of new ones. Of
+            the rest, whose price may have changed, what is near by content is near still.
         """
         rows = _rows(facts)
         matrices = {name: self._bags[name].transform(rows[name]) for name in BAGS}
-        self._put(matrices, *self._read(facts.sentences(), progress), facts.listing(), item_nums)
+        text, sentences = self._read(facts.sentences(), progress)
+        differs = self._differs(matrices, sentences, item_nums)
+        self._put(matrices, text, sentences, facts.listing(), item_nums)
+        return item_nums[differs]
+
+    def _differs(
+        self, matrices: dict[str, sparse.csr_array], sentences: NDArray[np.uint64], item_nums: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        differs = item_nums >= len(self)
+        known = np.flatnonzero(~differs)
+        differs[known] = self.sentences[item_nums[known]] != sentences[known]
+        for name, matrix in matrices.items():
+            difference = self.bags[name][item_nums[known]] - matrix[known]
+            difference.eliminate_zeros()
+            differs[known] |= np.diff(difference.indptr) > 0
+        return differs
 
     def rows(self, item_nums: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What was read of some items, as arrays to be kept and given to ``put_kept`` again."""

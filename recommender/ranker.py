@@ -300,9 +300,12 @@ class Ranker:
         report = progress or (lambda stage, done, total: None)
         item_nums = np.asarray(item_nums, dtype=np.int64)
         facts = ItemFacts.of(graph, item_nums)
-        self._content.put(facts, item_nums, progress=lambda done, total: report("text of added items", done, total))
+        differ = self._content.put(
+            facts, item_nums, progress=lambda done, total: report("text of added items", done, total)
+        )
         report("neighbours of added items", 0, 1)
-        self._neighbours.put(self._content, item_nums)
+        if len(differ):
+            self._neighbours.put(self._content, differ)
         self._joined(graph.items.keys, item_nums)
         report("neighbours of added items", 1, 1)
 

@@ -121,8 +121,8 @@ def test_a_new_item_gets_what_an_old_one_with_the_same_facts_has(
     graph: KnowledgeGraph, text_encoder: TextEncoder
 ) -> None:
     content = ItemContent.fit(ItemFacts.of(graph), text_encoder)
-    content.put(ItemFacts.of(graph, np.array([5, 9])), np.array([80, 81]))
-    assert len(content) == 82
+    differ = content.put(ItemFacts.of(graph, np.array([5, 9])), np.array([80, 81]))
+    assert (len(content), differ.tolist()) == (82, [80, 81])
     np.testing.assert_allclose(content.dense[80:], content.dense[[5, 9]], atol=5e-3)
     for matrix in content.bags.values():
         assert abs(matrix[80:] - matrix[[5, 9]]).sum() < 1e-5
@@ -178,11 +178,12 @@ def test_a_new_price_lets_no_text_be_encoded_again(
     monkeypatch.setattr(content.encoder, "encode", recorded)
     facts = ItemFacts.of(graph)
     text = content.text.copy()
-    content.put(replace(facts, prices=np.full(len(facts), 9.5)), np.arange(len(facts)))
-    assert asked == []
+    differ = content.put(replace(facts, prices=np.full(len(facts), 9.5)), np.arange(len(facts)))
+    assert (asked, differ.tolist()) == ([], [])
     np.testing.assert_array_equal(content.text, text)
     np.testing.assert_allclose(content.listing[:, -1], np.log1p(9.5))
-    content.put(replace(facts, names=("Enamel teapot", *facts.names[1:])), np.arange(len(facts)))
+    renamed = replace(facts, names=("Enamel teapot", *facts.names[1:]))
+    assert content.put(renamed, np.arange(len(facts))).tolist() == [0]
     assert len(asked) == 1
     assert not np.allclose(content.text[0], text[0], atol=1e-3)
     np.testing.assert_array_equal(content.text[1:], text[1:])

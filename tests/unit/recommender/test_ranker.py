@@ -253,6 +253,18 @@ def test_a_launch_makes_only_its_own_page_void_and_a_change_all_that_rests_on_it
     assert_same_lists(*(one.rank([*histories, np.array([1, 5])], k=81, pool="all") for one in (ranker, again)))
 
 
+def test_a_new_price_is_read_and_no_neighbour_is_looked_for(
+    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranker._neighbours, "put", None)
+    priced = replace(graph, products=graph.products.with_columns(pl.lit(9.5).alias("price")))
+    ranker.add(priced, np.array([3, 70]))
+    np.testing.assert_allclose(ranker._content.listing[[3, 70], -1], np.log1p(9.5), rtol=1e-6)
+    assert ranker.added()[0].tolist() == [3, 70]
+    right = ranker.rank(histories, k=4, pool="new").item_nums % len(COLOURS) == np.arange(120)[:, None] % len(COLOURS)
+    assert right.mean() > 0.95
+
+
 def test_what_was_added_is_taken_up_again_without_reading_it(
     ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
