@@ -387,10 +387,12 @@ class ItemContent:
             arrays |= csr_arrays(name, matrix[item_nums])
         return arrays
 
-    def put_kept(self, arrays: dict[str, NDArray[Any]], item_nums: NDArray[np.int64]) -> None:
-        """``put`` of items whose ``rows`` were kept."""
+    def put_kept(self, arrays: dict[str, NDArray[Any]], item_nums: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``put`` of items whose ``rows`` were kept; the result is the same."""
         matrices = {name: csr_matrix(arrays, name, len(bag.vocabulary)) for name, bag in self._bags.items()}
+        differs = self._differs(matrices, arrays["sentences"], item_nums)
         self._put(matrices, arrays["text"], arrays["sentences"], arrays["listing"], item_nums)
+        return item_nums[differs]
 
     def _read(
         self, sentences: Sequence[str], progress: Callable[[int, int], None] | None

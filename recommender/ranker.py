@@ -156,6 +156,7 @@ class Ranker:
                 digest.update(fusion.weights[name].tobytes())
         self.fingerprint = digest.hexdigest()[:16]
         self._added: set[int] = set()
+        self._rewritten = np.zeros(len(scorers.warm_nums), dtype=bool)
         self._pages: dict[tuple[Stratum, int], tuple[Block, NDArray[np.float32]]] = {}
         self._scale_of = {key.tobytes(): row for row, key in enumerate(scales["keys"])}
 
@@ -306,7 +307,7 @@ class Ranker:
         report("neighbours of added items", 0, 1)
         if len(differ):
             self._neighbours.put(self._content, differ)
-        self._joined(graph.items.keys, item_nums)
+        self._joined(graph.items.keys, item_nums, differ)
         report("neighbours of added items", 1, 1)
 
     def added(self) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
@@ -328,12 +329,13 @@ class Ranker:
             {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
             for kind in ("content.", "neighbours.")
         )
-        self._content.put_kept(content, item_nums)
+        differ = self._content.put_kept(content, item_nums)
         self._neighbours.put_kept(neighbours, item_nums)
-        self._joined(item_ids, item_nums)
+        self._joined(item_ids, item_nums, differ)
 
-    def _joined(self, item_ids: Sequence[str], item_nums: NDArray[np.int64]) -> None:
+    def _joined(self, item_ids: Sequence[str], item_nums: NDArray[np.int64], differ: NDArray[np.int64]) -> None:
         self._scorers.put(item_nums)
+        self._rewritten |= np.isin(self._scorers.warm_nums, differ)
         self.item_ids = (*self.item_ids, *item_ids[len(self.item_ids) : len(self._content)])
         self._added.update(item_nums.tolist())
         if self._scorers.rest_on(item_nums):
@@ -514,6 +516,7 @@ class Ranker:
     def _scale(self, rows: sparse.csr_array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scales, shape (B, 2, S), and the baselines of both strata, shape (B, 2): remembered, or computed."""
         places = np.array([self._scale_of.get(_key(rows, row), -1) for row in range(rows.shape[0])], dtype=np.int64)
+        places[rows @ self._rewritten.astype(np.float32) > 0] = -1  # what was remembered is of other words
         scale = self._scales["scale"][places].astype(np.float32)
         baselines = self._scales["baselines"][places]
         missing = np.flatnonzero(places < 0)

@@ -173,6 +173,7 @@ class Scorers:
     Attributes:
         names: of the personal scores; ``fact_names`` of those that the candidate has for everybody.
         n_events: events of each item as seen in fitting, shape (I,).
+        warm_nums: items that have any, ascending, shape (n_warm,).
     """
 
     names: tuple[str, ...] = score_names()
@@ -190,8 +191,8 @@ class Scorers:
         self.encoder = encoder
         self._arrays = arrays
         self.n_events: NDArray[np.int64] = arrays["n_events"]
-        self._warm = np.flatnonzero(self.n_events > 0)
-        n_warm = len(self._warm)
+        self.warm_nums = np.flatnonzero(self.n_events > 0)
+        n_warm = len(self.warm_nums)
         self._walk = sparse.csr_array(
             (arrays["walk.data"], arrays["walk.indices"], arrays["walk.indptr"]), shape=(n_warm, n_warm)
         )
@@ -285,13 +286,13 @@ class Scorers:
     def histories(self, histories: Sequence[NDArray[np.int64]]) -> sparse.csr_array:
         """Users × warm items of these scorers, 1 where the history holds the item. Shape (B, n_warm)."""
         place = np.full(len(self.n_events), -1)
-        place[self._warm] = np.arange(len(self._warm))
+        place[self.warm_nums] = np.arange(len(self.warm_nums))
         columns = [np.unique(place[history[history >= 0]]) for history in histories]
         columns = [column[column >= 0] for column in columns]
         lengths = np.array([0, *(len(column) for column in columns)])
         indices = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
         ones = np.ones(len(indices), dtype=np.float32)
-        return sparse.csr_array((ones, indices, np.cumsum(lengths)), shape=(len(histories), len(self._warm)))
+        return sparse.csr_array((ones, indices, np.cumsum(lengths)), shape=(len(histories), len(self.warm_nums)))
 
     @property
     def models(self) -> dict[str, Any]:
@@ -305,7 +306,7 @@ class Scorers:
     @cached_property
     def fact_steps(self) -> sparse.csr_array:
         """Probability of a step from a warm item to a fact, over the fact's weight among them. Shape (n_warm, V)."""
-        facts = _facts(self._content, self._warm)
+        facts = _facts(self._content, self.warm_nums)
         leave, arrive = (facts.sum(axis=axis) for axis in (1, 0))
         steps = sparse.diags_array(1 / np.maximum(leave, 1e-9)) @ facts @ sparse.diags_array(1 / (arrive + 1e-9))
         return sparse.csr_array(steps, dtype=np.float32)
@@ -353,7 +354,7 @@ class Scorers:
         counts = np.log1p(self.n_events).astype(np.float32)
         crowd = _crowd(self._content, self._neighbours, item_nums, self.n_events)
         rows = _appeal(self._content, item_nums, crowd, self._arrays)
-        predicted = rows @ self._arrays["popularity"] + counts[self._warm].mean()
+        predicted = rows @ self._arrays["popularity"] + counts[self.warm_nums].mean()
         columns = [crowd[:, : len(FACT_VIEWS)], predicted[:, None], counts[item_nums, None]]
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
@@ -392,7 +393,7 @@ class Block:
     def __init__(self, scorers: Scorers, item_nums: NDArray[np.int64]) -> None:
         self.item_nums = item_nums
         self._scorers = scorers
-        warm = scorers._warm
+        warm = scorers.warm_nums
         matrices = {view: scorers._neighbours.matrices[view][item_nums][:, warm] for view in VIEWS}
         self._views = {view: sparse.csr_array(matrix.T) for view, matrix in matrices.items()}
         self._direct = [power_of(self._views[view], power) for view, power in DIRECT]

@@ -265,6 +265,20 @@ def test_a_new_price_is_read_and_no_neighbour_is_looked_for(
     assert right.mean() > 0.95
 
 
+def test_of_a_history_whose_words_are_others_nothing_is_remembered(
+    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path
+) -> None:
+    renamed = renamed_to(graph, num=3, name="blue7 blue9")
+    owners = [history for history in histories if 3 in history]
+    ranker.add(renamed, np.array([3]))
+    scores = ranker.score(owners, np.arange(80))
+    again = Ranker.load(saved)
+    again.put_added(ranker.item_ids, *ranker.added())
+    np.testing.assert_allclose(again.score(owners, np.arange(80)), scores, atol=1e-3)
+    ranker._scale_of.clear()
+    np.testing.assert_allclose(ranker.score(owners, np.arange(80)), scores, atol=1e-3)
+
+
 def test_what_was_added_is_taken_up_again_without_reading_it(
     ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
