@@ -191,7 +191,7 @@ class Bag:
 
     @classmethod
     def fit_transform(cls, kind: str, rows: Sequence[Any]) -> tuple[Bag, sparse.csr_array]:
-        """Learn vocabulary and rarity from B rows (texts, or tuples of keys) that are counted once, and weigh them."""
+        """Learn vocabulary and rarity from B rows (texts, or tuples of keys), and weigh them as ``transform`` does."""
         counter = _counter(kind, None)
         try:
             counts = counter.fit_transform(rows)

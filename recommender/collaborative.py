@@ -36,6 +36,9 @@ def ease(interactions: sparse.csr_array, *, l2: float) -> NDArray[np.float32]:
 
     Returns:
         Shape (I, I). Columns of items without events are zero.
+
+    Raises:
+        TrainingError: single precision cannot hold the inverse.
     """
     gram = (interactions.T @ interactions).toarray().astype(np.float32)
     diagonal = np.arange(len(gram))

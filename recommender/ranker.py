@@ -516,7 +516,7 @@ class Ranker:
     def _scale(self, rows: sparse.csr_array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scales, shape (B, 2, S), and the baselines of both strata, shape (B, 2): remembered, or computed."""
         places = np.array([self._scale_of.get(_key(rows, row), -1) for row in range(rows.shape[0])], dtype=np.int64)
-        places[rows @ self._rewritten.astype(np.float32) > 0] = -1  # what was remembered is of other words
+        places[rows @ self._rewritten > 0] = -1  # what was remembered is of other words
         scale = self._scales["scale"][places].astype(np.float32)
         baselines = self._scales["baselines"][places]
         missing = np.flatnonzero(places < 0)

@@ -78,7 +78,7 @@ _CROWDS: Final = (*FACT_VIEWS, ("words", 1), ("text", 6), ("leaves", 1), ("chara
 """(view, power) of the neighbours from which popularity is predicted."""
 _LISTING: Final = 0.3
 """Weight of one such column beside the content's in the ridge regression of popularity."""
-LOG_LIKELIHOOD: Final = "graph"
+_LOG_LIKELIHOOD: Final = "graph"
 """The score that is trained to be a log likelihood: less what the user's usual item has, it stays as it is. Divided
 by the user's deviation, it would say no more of a user of whom it knows much than of one of whom it knows little."""
 BEHAVIOUR: Final = ("ease", "walk")
@@ -335,7 +335,7 @@ class Scorers:
             for place, scores in enumerate(self._reference.raw(histories[rows])):
                 scale[rows, 0, place] = scores.mean(axis=1)
                 deviation = scores.std(axis=1)
-                unit = 1 if self.names[place] == LOG_LIKELIHOOD else deviation
+                unit = 1 if self.names[place] == _LOG_LIKELIHOOD else deviation
                 scale[rows, 1, place] = np.where(deviation > 1e-6, unit, np.inf)
         return scale
 
@@ -420,7 +420,7 @@ class Block:
         """All personal scores, scaled for each user and, but for the log likelihood, squashed by asinh.
 
         Sums of similarities have heavy tails; unsquashed, a near-duplicate in one view outvotes all the others (the
-        fusion lost 5 % of its NDCG). A logarithm has none; squashed too, it lost 2 % on one shop.
+        fusion lost 5 % of its NDCG). A logarithm has none.
 
         Args:
             histories: from ``Scorers.histories``, shape (B, n_warm).
@@ -437,7 +437,7 @@ class Block:
                 scaled = out[place, rows]
                 np.subtract(scores, scale[rows, 0, place, None], out=scaled)
                 scaled /= scale[rows, 1, place, None]
-                if self._scorers.names[place] != LOG_LIKELIHOOD:
+                if self._scorers.names[place] != _LOG_LIKELIHOOD:
                     _asinh(scaled)
         return out
 

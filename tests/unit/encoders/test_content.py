@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -171,9 +172,9 @@ def test_a_new_price_lets_no_text_be_encoded_again(
     asked: list[str] = []
     encode = content.encoder.encode
 
-    def recorded(texts: list[str], **options: object) -> object:
+    def recorded(texts: list[str], **options: Any) -> np.ndarray:
         asked.extend(texts)
-        return encode(texts, **options)  # type: ignore[arg-type]
+        return encode(texts, **options)
 
     monkeypatch.setattr(content.encoder, "encode", recorded)
     facts = ItemFacts.of(graph)

@@ -13,8 +13,8 @@ from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 from recommender.scorers import (
+    _LOG_LIKELIHOOD,
     FACT_VIEWS,
-    LOG_LIKELIHOOD,
     Neighbours,
     Scorers,
     _asinh,
@@ -159,10 +159,10 @@ def test_all_scores_are_squashed_deviations_but_the_log_likelihood(scorers: Scor
         above = raw - reference[place].mean(axis=1, keepdims=True)
         deviation = reference[place].std(axis=1, keepdims=True)
         expected = (
-            above if name == LOG_LIKELIHOOD else np.arcsinh(above / np.where(deviation > 1e-6, deviation, np.inf))
+            above if name == _LOG_LIKELIHOOD else np.arcsinh(above / np.where(deviation > 1e-6, deviation, np.inf))
         )
         np.testing.assert_allclose(personal[place], expected, rtol=1e-3, atol=1e-3, err_msg=name)
-    assert personal[scorers.names.index(LOG_LIKELIHOOD)].std() > 0.01
+    assert personal[scorers.names.index(_LOG_LIKELIHOOD)].std() > 0.01
 
 
 @pytest.mark.parametrize(("n_candidates", "n_chunks"), [(1, 1), (10_000, 22), (10_000_000, 700)])
