@@ -30,7 +30,7 @@ _MAX_CHARACTERS: Final = 4_000
 _SCRIPTS_WITHOUT_SPACES: Final = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _TOKEN: Final = rf"[{_SCRIPTS_WITHOUT_SPACES}]|[^\W_{_SCRIPTS_WITHOUT_SPACES}]+"
 """Words; in Chinese, Japanese and Korean single characters, so that 2-grams are about what words are elsewhere."""
-_MAX_PAIRED: Final = 3_000
+MAX_PAIRED: Final = 3_000
 """Items of one customer that are paired with each other: those of a reseller with 30,000 would take 45 GB."""
 _LONE: Final = 0.55
 """Weight of words and pairs of words that one item alone has. Where there are descriptions 0 is best, where there are
@@ -528,19 +528,16 @@ def top_of_rows(matrix: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
 
 
-def paired_histories(interactions: sparse.csr_array, k: int = _MAX_PAIRED) -> sparse.csr_array:
-    """Histories as they are multiplied to items × items: the last k entries of each row. Shape (U, I).
-
-    The product takes memory in proportion to the square of the longest row.
-    """
+def latest(histories: sparse.csr_array, k: int) -> sparse.csr_array:
+    """The last k entries of each row, in the order in which the row has them. Shape (U, I)."""
     from scipy import sparse
 
-    lengths = np.diff(interactions.indptr)
+    lengths = np.diff(histories.indptr)
     if lengths.max(initial=0) <= k:
-        return interactions
-    kept = np.repeat(interactions.indptr[1:], lengths) - np.arange(interactions.nnz) <= k
+        return histories
+    kept = np.repeat(histories.indptr[1:], lengths) - np.arange(histories.nnz) <= k
     starts = np.concatenate([[0], np.cumsum(np.minimum(lengths, k))])
-    return sparse.csr_array((interactions.data[kept], interactions.indices[kept], starts), shape=interactions.shape)
+    return sparse.csr_array((histories.data[kept], histories.indices[kept], starts), shape=histories.shape)
 
 
 def power_of(matrix: sparse.csr_array, power: float) -> sparse.csr_array:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import spmm
 
-from encoders.content import paired_histories, put_rows, top_of_rows
+from encoders.content import MAX_PAIRED, latest, put_rows, top_of_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -603,7 +603,7 @@ def _topics(text: NDArray[np.float32], warm: NDArray[np.int64], seed: int) -> ND
 
 def _together(interactions: sparse.csr_array) -> sparse.csr_array:
     """Items × items: the strongest steps item → customer → item, rows summing to 1."""
-    interactions = paired_histories(interactions)
+    interactions = latest(interactions, MAX_PAIRED)
     per_user = np.maximum(interactions.sum(axis=1), 1)
     pairs = sparse.csr_array(interactions.T @ sparse.diags_array(1 / per_user) @ interactions)
     pairs.setdiag(0)

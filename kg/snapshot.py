@@ -56,7 +56,9 @@ class Facts:
     weights: NDArray[np.float32]
     """INTERACTED: weight; BOUGHT_WITH: lift; SIMILAR_TO: score; others 1."""
     at: NDArray[np.int64]
-    """Epoch seconds; -1 where unknown."""
+    """Epoch seconds, of an interaction the first time; -1 where unknown."""
+    last_at: NDArray[np.int64]
+    """INTERACTED: the last time; others ``at``."""
     order: NDArray[np.int64]
     """INTERACTED: rank of the event in its customer's history, 0 = oldest; others 0."""
 
@@ -69,7 +71,7 @@ class Facts:
 
     def select(self, mask: NDArray[np.bool_]) -> Facts:
         """The facts where the mask of shape (T,) holds."""
-        return Facts(self.heads[mask], self.tails[mask], self.weights[mask], self.at[mask], self.order[mask])
+        return Facts(*(getattr(self, name)[mask] for name in Facts.__slots__))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,17 @@ class KnowledgeGraph:
     def interactions(self) -> sparse.csr_array:
         """Users × items, 1 where the user has interacted. Shape (U, I), float32."""
         return self.matrix(schema.INTERACTED, binary=True)
+
+    @cached_property
+    def histories(self) -> sparse.csr_array:
+        """Users × items, the strength of what joins them; the columns of a row oldest first. Shape (U, I), float32."""
+        from scipy import sparse
+
+        facts = self.facts[schema.INTERACTED]
+        order = np.lexsort((facts.order, facts.heads))
+        ends = np.cumsum(np.bincount(facts.heads, minlength=len(self.users)))
+        columns = (strength_of(facts.weights[order]), facts.tails[order], np.concatenate([[0], ends]))
+        return sparse.csr_array(columns, shape=(len(self.users), len(self.items)))
 
     @cached_property
     def n_events(self) -> NDArray[np.int64]:
@@ -238,6 +251,14 @@ class KnowledgeGraph:
         return replace(self, facts=facts)
 
 
+def strength_of(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much an item counts in its customer's history, from the sum of their events' weights. Same shape.
+
+    log2(1 + weight): what was bought once counts 1 and what was bought five times 2.6; a single look counts .26.
+    """
+    return np.log2(1 + weights, dtype=np.float32)
+
+
 def snapshot(store: GraphStore, *, until: int | None) -> KnowledgeGraph:
     """Freeze a store's graph into arrays, as it was known at a time.
 
@@ -313,12 +334,18 @@ def _facts(relation: Relation, table: pl.DataFrame, vocabularies: Mapping[str, V
         order = recency.rank("ordinal").over("head_num").cast(pl.Int64) - 1
     weight = pl.col(_WEIGHT[relation]).fill_null(1.0) if relation in _WEIGHT else pl.lit(1.0)
     table = table.select(
-        "head_num", "tail_num", at=pl.col("at").fill_null(-1), order=order, weight=weight.cast(pl.Float32)
+        "head_num",
+        "tail_num",
+        at=pl.col("at").fill_null(-1),
+        last_at=pl.col("last_at" if relation == schema.INTERACTED else "at").fill_null(-1),
+        order=order,
+        weight=weight.cast(pl.Float32),
     )
     return Facts(
         heads=table["head_num"].to_numpy(),
         tails=table["tail_num"].to_numpy(),
         weights=table["weight"].to_numpy(),
         at=table["at"].to_numpy(),
+        last_at=table["last_at"].to_numpy(),
         order=table["order"].to_numpy(),
     )

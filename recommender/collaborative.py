@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from encoders.content import paired_histories, top_of_rows
+from encoders.content import MAX_PAIRED, latest, top_of_rows
 from kg.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def item_knn(interactions: sparse.csr_array, *, k: int, shrink: float) -> sparse
     """Cosine neighbours with shrinkage (Deshpande and Karypis 2004), the k best per item. Shape (I, I)."""
     from scipy import sparse
 
-    interactions = paired_histories(interactions)
+    interactions = latest(interactions, MAX_PAIRED)
     together = sparse.csr_array(interactions.T @ interactions, dtype=np.float32)
     counts = together.diagonal()
     together = sparse.csr_array(together - sparse.diags_array(counts, format="csr"))
@@ -89,7 +89,7 @@ def co_walk(interactions: sparse.csr_array) -> sparse.csr_array:
     """Probability of a step item → customer → other item, both uniform (RP3's middle step). Shape (I, I)."""
     from scipy import sparse
 
-    interactions = paired_histories(interactions)
+    interactions = latest(interactions, MAX_PAIRED)
     per_user = interactions.sum(axis=1)
     uniform = sparse.diags_array(np.divide(1, per_user, out=np.zeros(len(per_user)), where=per_user > 0))
     together = sparse.csr_array(interactions.T @ uniform @ interactions)

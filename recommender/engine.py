@@ -13,6 +13,7 @@ import numpy as np
 
 from kg import KnowledgeGraph, Workspace, schema, snapshot
 from kg.errors import StoreError, UnknownItemError, UnknownUserError, WorkspaceError
+from kg.snapshot import strength_of
 from recommender.changed import changed_items, load_added, save_added
 from recommender.explain import Explainer
 from recommender.new_share import boost_for
@@ -33,6 +34,7 @@ from recommender.similar_text import replace_similar_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from kg.snapshot import Facts
     from kg.store import GraphStore
@@ -151,13 +153,13 @@ class Engine:
         user_ids: Sequence[str | None]
         if history is None:
             user_ids = ids_of(users, "user id")
-            histories = [self._history(user_id) for user_id in user_ids]
-            notes = self.notes(user_ids, k=k, pool=pool, new_share=new_share)
+            histories = self._histories_of(user_ids)
+            notes = self._notes(histories, k, pool, new_share)
         else:
             user_ids = [None]
             item_ids = ids_of(history, "history item")
             nums = self._graph.items.nums(item_ids)
-            histories = [nums[nums >= 0]]
+            histories = history_of(nums[nums >= 0], len(self._graph.items))
             notes = self._notes(histories, k, pool, new_share)
             unknown = [item_id for item_id, num in zip(item_ids, nums, strict=True) if num < 0]
             if unknown:
@@ -174,7 +176,7 @@ class Engine:
         self, user_ids: Sequence[str], *, k: int = 20, pool: Pool = "all", new_share: float | None = None
     ) -> tuple[str, ...]:
         """What is degraded in the answer of ``recommend`` for these users, in words; empty where nothing is."""
-        return self._notes([self._history(user_id) for user_id in user_ids], k, pool, new_share)
+        return self._notes(self._histories_of(user_ids), k, pool, new_share)
 
     def score(self, users: Id | Iterable[Id], item_ids: Id | Iterable[Id]) -> Scores:
         """How likely each user is to take each item up: every user with every item, for candidates of your own.
@@ -196,10 +198,10 @@ class Engine:
         rows: list[Score] = []
         for start in range(0, len(user_ids), _USERS_AT_ONCE):
             part = user_ids[start : start + _USERS_AT_ONCE]
-            histories = [self._history(user_id) for user_id in part]
+            histories = self._histories_of(part)
             chances = _probability(self._ranker.score(histories, item_nums)).tolist()
-            for user_id, history, row in zip(part, histories, chances, strict=True):
-                source: Origin = "fusion" if self._is_readable(history) else "popularity"
+            for user_id, readable, row in zip(part, self._are_readable(histories), chances, strict=True):
+                source: Origin = "fusion" if readable else "popularity"
                 rows += [Score(user_id, item_id, chance, source) for item_id, chance in zip(asked, row, strict=True)]
         return Scores(tuple(rows))
 
@@ -281,8 +283,9 @@ class Engine:
         user_ids = [self.user_ids[num] for num in best]
         explanations: list[Explanation | None] = [None] * len(best)
         if explain:
-            histories = [self._histories[num] for num in best]
-            explanations = self._explainer.explain(user_ids, histories, np.full(len(best), item_num), n_paths=1)
+            explanations = self._explainer.explain(
+                user_ids, self._histories[best], np.full(len(best), item_num), n_paths=1
+            )
         rows = tuple(
             AudienceMember(user_id, rank, float(score), explanation)
             for rank, (user_id, score, explanation) in enumerate(
@@ -330,11 +333,12 @@ class Engine:
         if history is not None:
             asked = None
             nums = np.array([self._item_num(item) for item in ids_of(history, "history item")], dtype=np.int64)
+            asked_for = history_of(nums, len(self._graph.items))
         elif asked is not None:
-            nums = self._history(asked)
+            asked_for = self._histories_of([asked])
         else:
             raise ValueError("explain() takes a user_id or a history; give one of them")
-        return self._explainer.explain([asked], [nums], np.array([item_num]), n_paths=n_paths)[0]
+        return self._explainer.explain([asked], asked_for, np.array([item_num]), n_paths=n_paths)[0]
 
     def close(self) -> None:
         """Keep the snapshot and what was read of launched items for a fast start, and release the graph store."""
@@ -378,23 +382,25 @@ class Engine:
         self._learned = ~self._ranker.is_cold
         self._sold_since = np.flatnonzero(~self._learned & ~self._cold)
         self._titles = graph.products["name"].to_list()
-        if graph.facts[schema.INTERACTED] is not self._interacted:  # a launch brings no events
+        if graph.facts[schema.INTERACTED] is not self._interacted:
             self._interacted = graph.facts[schema.INTERACTED]
-            self._histories = histories(graph)
+            self._histories = graph.histories
             self._read = None
+        else:  # a launch brings an item and no events
+            self._histories = _widened(self._histories, len(graph.items))
         self._boosts: dict[tuple[int, float], float] = {}
 
     def _recommend(
         self,
         user_ids: Sequence[str | None],
-        histories: Sequence[NDArray[np.int64]],
+        histories: sparse.csr_array,
         k: int,
         pool: Pool,
         explain: bool,
         n_paths: int,
         boost: NDArray[np.float32] | None,
     ) -> list[Recommendation]:
-        exclude = [self._sold_since] * len(histories) if pool == "new" and len(self._sold_since) else None
+        exclude = [self._sold_since] * len(user_ids) if pool == "new" and len(self._sold_since) else None
         # A list is never longer than the catalogue, and a k of a billion must not take memory for it.
         ranking = self._ranker.rank(
             histories, k=min(k, len(self._graph.items)), pool=pool, exclude=exclude, boost=boost
@@ -403,12 +409,11 @@ class Engine:
         item_nums = ranking.item_nums[shown]
         scores = _probability(ranking.scores[shown]).tolist()
         users, slots = (places.tolist() for places in shown)
-        readable = [self._is_readable(history) for history in histories]
+        readable = self._are_readable(histories)
         explanations: list[Explanation | None] = [None] * len(users)
         if explain:
             pair_users = [user_ids[user] for user in users]
-            pair_histories = [histories[user] for user in users]
-            explanations = self._explainer.explain(pair_users, pair_histories, item_nums, n_paths=n_paths)
+            explanations = self._explainer.explain(pair_users, histories[users], item_nums, n_paths=n_paths)
         item_ids = self._graph.items.keys
         return [
             Recommendation(
@@ -425,9 +430,7 @@ class Engine:
             )
         ]
 
-    def _notes(
-        self, histories: Sequence[NDArray[np.int64]], k: int, pool: Pool, new_share: float | None
-    ) -> tuple[str, ...]:
+    def _notes(self, histories: sparse.csr_array, k: int, pool: Pool, new_share: float | None) -> tuple[str, ...]:
         notes = []
         n_new, n_items = int(self._cold.sum()), len(self._cold)
         if pool == "new" and not n_new:
@@ -437,35 +440,37 @@ class Engine:
                 f"{new_share:.0%} new items in a list of {k} cannot be had: the shop has {n_new} new items and "
                 f"{n_items - n_new} others"
             )
-        unknown = sum(not self._is_readable(history) for history in histories)
+        unknown = int((~self._are_readable(histories)).sum())
         if unknown:
             notes.append(f"{unknown} without a known history: answered with what sells to anyone (popularity)")
-        n_shown = n_new if pool == "new" else n_items
-        sated = sum(0 < n_shown <= self._n_owned(history, pool) for history in histories if len(history) >= n_shown)
+        shown = self._cold if pool == "new" else np.ones_like(self._cold)
+        owned = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))[shown[histories.indices]]
+        sated = int((np.bincount(owned) == shown.sum()).sum()) if len(owned) else 0
         if sated:
             notes.append(f"{sated} with every item in the history that could be shown: an empty list")
         return tuple(notes)
-
-    def _n_owned(self, history: NDArray[np.int64], pool: Pool) -> int:
-        own = np.unique(history)
-        return int(self._cold[own].sum()) if pool == "new" else len(own)
 
     def _boost(self, k: int, new_share: float) -> NDArray[np.float32]:
         """What is added to every item's log odds so that new ones get this share of the slots. Shape (I,)."""
         k = min(k, len(self._graph.items))
         if (k, new_share) not in self._boosts:
-            sample = [history for history in self._histories if self._is_readable(history)]
+            sample = self._histories[self._are_readable(self._histories)]
             self._boosts[k, new_share] = boost_for(self._ranker, sample, k=k, new_share=new_share, is_new=self._cold)
         return np.where(self._cold, np.float32(self._boosts[k, new_share]), np.float32(0))
 
-    def _history(self, user_id: str | None) -> NDArray[np.int64]:
-        if user_id not in self._graph.users:
-            return np.empty(0, dtype=np.int64)
-        return self._histories[self._graph.users.num(str(user_id))]
+    def _histories_of(self, user_ids: Sequence[str]) -> sparse.csr_array:
+        """Their rows; an empty one for an unknown customer. Shape (len(user_ids), I)."""
+        from scipy import sparse
 
-    def _is_readable(self, history: NDArray[np.int64]) -> bool:
-        """Whether the model can read anything of a history: it learned from items that had events at training."""
-        return bool(self._learned[history].any())
+        nums = self._graph.users.nums(user_ids)
+        nobody = sparse.csr_array((1, len(self._graph.items)), dtype=np.float32)
+        known = self._histories[nums[nums >= 0]]
+        places = np.where(nums >= 0, np.cumsum(nums >= 0) - 1, known.shape[0])
+        return sparse.csr_array(sparse.vstack([known, nobody], format="csr"))[places]
+
+    def _are_readable(self, histories: sparse.csr_array) -> NDArray[np.bool_]:
+        """Whether the model can read anything of each: it learned from items that had events at training."""
+        return np.asarray(histories @ self._learned.astype(np.float32) > 0)
 
     def _item_num(self, item_id: str) -> int:
         if item_id not in self._graph.items:
@@ -530,12 +535,21 @@ def _probability(log_odds: NDArray[np.float32]) -> NDArray[np.float64]:
     return expit(log_odds.astype(np.float64))
 
 
-def histories(graph: KnowledgeGraph) -> list[NDArray[np.int64]]:
-    """Each customer's item nums, oldest first. U arrays."""
-    facts = graph.facts[schema.INTERACTED]
-    by_user = np.lexsort((facts.order, facts.heads))
-    ends = np.cumsum(np.bincount(facts.heads, minlength=len(graph.users)))
-    return np.split(facts.tails[by_user], ends[:-1]) if len(ends) else []
+def _widened(histories: sparse.csr_array, n_items: int) -> sparse.csr_array:
+    from scipy import sparse
+
+    entries = (histories.data, histories.indices, histories.indptr)
+    return sparse.csr_array(entries, shape=(histories.shape[0], n_items))
+
+
+def history_of(item_nums: NDArray[np.int64], n_items: int) -> sparse.csr_array:
+    """One history of single purchases, oldest first; what comes again counts more, at its last place. Shape (1, I)."""
+    from scipy import sparse
+
+    found, backwards, counts = np.unique(item_nums[::-1], return_index=True, return_counts=True)
+    order = np.argsort(-backwards)
+    strengths = strength_of(counts[order].astype(np.float32))
+    return sparse.csr_array((strengths, found[order], [0, len(found)]), shape=(1, n_items))
 
 
 def load_ranker(workspace: Workspace) -> Ranker:

@@ -52,8 +52,8 @@ class Ranking(Protocol):
 class RanksItems(Protocol):
     """What is evaluated: ``recommender.ranker.Ranker``, or anything that ranks as it does."""
 
-    def rank(self, histories: Sequence[NDArray[np.int64]], *, k: int, pool: Pool) -> Ranking:
-        """Lists for B histories of item nums, oldest first; pool ``new`` holds the items without any interaction."""
+    def rank(self, histories: sparse.csr_array, *, k: int, pool: Pool) -> Ranking:
+        """Lists for histories of shape (B, I), as ``KnowledgeGraph.histories``; ``new`` holds items without events."""
 
 
 Fit = Callable[["KnowledgeGraph", int, "Progress | None"], RanksItems]
@@ -201,7 +201,7 @@ def evaluate_splits(
     for done, (seed, split) in enumerate(splits):
         if progress is not None:
             progress("evaluate", done, n_splits)
-        histories = _histories(split.graph)
+        histories = split.graph.histories
         words, categories = _words(split.graph), split.graph.matrix(schema.IN_CATEGORY, binary=True)
         pools: dict[Pool, NDArray[np.bool_]] = {"new": split.cold, "all": np.ones_like(split.cold)}
         for method in (PRODUCT, *BASELINES):
@@ -212,7 +212,7 @@ def evaluate_splits(
                 users = np.flatnonzero(np.diff(relevant.indptr))
                 if not len(users):
                     continue
-                lists = rank_all(ranker, [histories[user] for user in users], max(ks), pool)
+                lists = rank_all(ranker, histories[users], max(ks), pool)
                 values = measure(
                     lists,
                     relevant[users],
@@ -234,10 +234,10 @@ def evaluate_splits(
     return tuple(cells), tuple(_comparisons(gathered, k))
 
 
-def rank_all(ranker: RanksItems, histories: Sequence[NDArray[np.int64]], k: int, pool: Pool) -> NDArray[np.int64]:
-    """A ranker's lists for many histories, some at a time. Shape (len(histories), k), -1 padded."""
-    lists = np.full((len(histories), k), -1, dtype=np.int64)
-    for start in range(0, len(histories), _USERS_AT_ONCE):
+def rank_all(ranker: RanksItems, histories: sparse.csr_array, k: int, pool: Pool) -> NDArray[np.int64]:
+    """A ranker's lists for many histories, shape (B, I), some at a time. Shape (B, k), -1 padded."""
+    lists = np.full((histories.shape[0], k), -1, dtype=np.int64)
+    for start in range(0, len(lists), _USERS_AT_ONCE):
         found = ranker.rank(histories[start : start + _USERS_AT_ONCE], k=k, pool=pool).item_nums
         lists[start : start + len(found), : found.shape[1]] = found
     return lists
@@ -374,12 +374,12 @@ class _Baseline:
         self._words = words
         self._rng = np.random.default_rng(seed)
 
-    def rank(self, histories: Sequence[NDArray[np.int64]], *, k: int, pool: Pool) -> Ranking:
-        own = _rows(histories, len(self._n_events))
+    def rank(self, histories: sparse.csr_array, *, k: int, pool: Pool) -> Ranking:
+        own = histories.astype(bool).astype(np.float32)
         if self._method == "tfidf":
             scores = ((own @ self._words) @ self._words.T).toarray()
         elif self._method == "popularity":
-            scores = np.tile(self._n_events.astype(np.float32), (len(histories), 1))
+            scores = np.tile(self._n_events.astype(np.float32), (own.shape[0], 1))
         else:
             scores = self._rng.random(own.shape, dtype=np.float32)
         allowed = own.toarray() == 0
@@ -407,12 +407,6 @@ def _words(graph: KnowledgeGraph) -> sparse.csr_array:
         return sparse.csr_array(np.zeros((len(texts), 1), dtype=np.float32))
 
 
-def _histories(graph: KnowledgeGraph) -> list[NDArray[np.int64]]:
-    from recommender.engine import histories
-
-    return histories(graph)
-
-
 def _columns(matrix: sparse.csr_array, kept: NDArray[np.bool_]) -> sparse.csr_array:
     """The matrix with the other columns emptied, its shape kept."""
     from scipy import sparse
@@ -423,7 +417,7 @@ def _columns(matrix: sparse.csr_array, kept: NDArray[np.bool_]) -> sparse.csr_ar
     return sparse.csr_array(entries, shape=(matrix.shape[0], matrix.shape[1]))
 
 
-def _rows(item_nums: Sequence[NDArray[np.int64]] | NDArray[np.int64], n_items: int) -> sparse.csr_array:
+def _rows(item_nums: NDArray[np.int64], n_items: int) -> sparse.csr_array:
     """Lists of item nums (-1 is none) as rows of a binary matrix. Shape (B, I)."""
     from scipy import sparse
 

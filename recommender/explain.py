@@ -15,6 +15,7 @@ from recommender.walks import Walk, WalkFinder
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from kg.snapshot import KnowledgeGraph
     from kg.store import GraphStore
@@ -32,7 +33,7 @@ class Explainer:
     def explain(
         self,
         user_ids: Sequence[str | None],
-        histories: Sequence[NDArray[np.int64]],
+        histories: sparse.csr_array,
         item_nums: NDArray[np.int64],
         *,
         n_paths: int = 3,
@@ -43,7 +44,7 @@ class Explainer:
 
         Args:
             user_ids: P ids; ``None`` where a bare history was given: then paths begin at the history item.
-            histories: P arrays of item nums of the snapshot, oldest first.
+            histories: as ``KnowledgeGraph.histories`` has them, one row a pair, shape (P, I).
             item_nums: shape (P,).
             n_paths: at most so many paths each, of different kinds, best first.
         """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from recommender.ranker import Ranker
 
@@ -19,7 +19,7 @@ _MOST: Final = 1000.0
 
 def boost_for(
     ranker: Ranker,
-    histories: Sequence[NDArray[np.int64]],
+    histories: sparse.csr_array,
     *,
     k: int,
     new_share: float,
@@ -33,16 +33,16 @@ def boost_for(
 
     Args:
         ranker: ranks all items.
-        histories: of the shop's customers, always the same ones; 256 of them, evenly spaced, are ranked.
+        histories: of the shop's customers, shape (B, I), always the same ones; 256 of them, evenly spaced, are ranked.
         k: list length.
         new_share: from 0 (new items only fill what known ones leave empty) to 1 (the other way round).
         is_new: the items that count as new, shape (I,).
     """
     if not 0 < new_share < 1:
         return _MOST if new_share else -_MOST
-    picked = np.linspace(0, len(histories) - 1, min(len(histories), _N_SAMPLE)).astype(np.int64)
-    sample = [histories[row] for row in picked]
-    new, known = ranker.highest(sample, k=k, of=(is_new, ~is_new))
+    n = histories.shape[0]
+    picked = np.linspace(0, n - 1, min(n, _N_SAMPLE)).astype(np.int64)
+    new, known = ranker.highest(histories[picked], k=k, of=(is_new, ~is_new))
     there = np.isfinite(new)
     n_slots = np.minimum(there.sum(axis=1) + np.isfinite(known).sum(axis=1), k).sum()
     least = (known[:, ::-1][there] - new[there]).astype(np.float64)

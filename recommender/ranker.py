@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
-from encoders.content import ItemContent, ItemFacts
+from encoders.content import ItemContent, ItemFacts, latest, power_of
 from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from encoders.tuning import fine_tune
@@ -33,7 +33,7 @@ Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 _Made = TypeVar("_Made", ItemContent, GraphEncoder)
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
@@ -194,9 +194,9 @@ class Ranker:
             TrainingError: no events, or only one user or one item with events.
         """
         report = progress or (lambda stage, done, total: None)
-        interactions = _interactions(graph)
-        folds = _folds(interactions, _clock(graph), seed)
-        content = _content(graph, interactions, folds, text_model, seed, report, checkpoint)
+        histories = _histories(graph)
+        folds = _folds(histories, _clock(graph), seed)
+        content = _content(graph, histories, folds, text_model, seed, report, checkpoint)
         warm = graph.n_events > 0
         report("neighbours", 0, 1)
         neighbours = Neighbours.fit(content, warm)
@@ -212,7 +212,7 @@ class Ranker:
         fusions, calibrators, metrics = trainer.train()
         metrics["text encoder"] = content.encoder.metrics
         report("index", 0, 2)
-        scorers = trainer.scorers(interactions, "everything")
+        scorers = trainer.scorers(histories, "everything")
         report("index", 1, 2)
         ranker = cls(
             graph.items.keys,
@@ -226,7 +226,7 @@ class Ranker:
             ahead=-float(np.log(folds[-1].known_share)),
             seed=seed,
         )
-        ranker._remember_scales(interactions)
+        ranker._remember_scales(histories)
         report("index", 2, 2)
         return ranker
 
@@ -344,14 +344,14 @@ class Ranker:
             if np.isin(block.item_nums, item_nums).any():
                 del self._pages[place]
 
-    def read(self, histories: Sequence[NDArray[np.int64]]) -> Histories:
-        """Histories (item nums, oldest first) made ready for ``audience``."""
-        rows = self._scorers.histories([history[-_MAX_HISTORY:] for history in histories])
+    def read(self, histories: sparse.csr_array) -> Histories:
+        """Histories (as ``KnowledgeGraph.histories`` has them, shape (B, I)) made ready for ``audience``."""
+        rows = self._scorers.histories(latest(histories, _MAX_HISTORY))
         return Histories(rows, np.diff(rows.indptr).astype(np.float32), *self._scale(rows))
 
     def rank(
         self,
-        histories: Sequence[NDArray[np.int64]],
+        histories: sparse.csr_array,
         *,
         k: int,
         pool: Literal["new", "all"],
@@ -361,7 +361,8 @@ class Ranker:
         """The k best items for each history, exactly; equal scores by row number. Nobody is shown their own items.
 
         Args:
-            histories: item nums, oldest first. An empty history gets the items that are expected to sell best.
+            histories: strengths, the columns of a row oldest first, shape (B, I). An empty history gets the items that
+                are expected to sell best.
             k: list length.
             pool: ``new`` ranks only items without events at training.
             exclude: more items that a user must not see, one array a history.
@@ -369,7 +370,7 @@ class Ranker:
                 the order, and the scores, are those of the log odds as they were rehearsed. ``None`` takes known
                 items to have more ahead of them than that, as ``score`` does (decision 11).
         """
-        shape = (len(histories), k)
+        shape = (histories.shape[0], k)
         found = Ranking(np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32))
         for rows, nums, scores in self._scored(histories, STRATA if pool == "all" else ("new",), exclude):
             if boost is None:
@@ -380,19 +381,19 @@ class Ranker:
         return found
 
     def highest(
-        self, histories: Sequence[NDArray[np.int64]], *, k: int, of: Sequence[NDArray[np.bool_]]
+        self, histories: sparse.csr_array, *, k: int, of: Sequence[NDArray[np.bool_]]
     ) -> list[NDArray[np.float32]]:
         """The k highest log odds, as they were rehearsed, for each history in each of some sets of items.
 
         Args:
-            histories: item nums, oldest first; their own items are left out.
+            histories: as in ``rank``, shape (B, I); their own items are left out.
             k: length of the rows.
             of: the sets, each of shape (I,).
 
         Returns:
             For each set shape (B, k), highest first, -inf where there are no more items.
         """
-        found = [np.full((len(histories), k), -np.inf, dtype=np.float32) for _ in of]
+        found = [np.full((histories.shape[0], k), -np.inf, dtype=np.float32) for _ in of]
         for rows, nums, scores in self._scored(histories, STRATA, None):
             for shown, into in zip(of, found, strict=True):
                 among = scores[:, shown[nums]]
@@ -402,7 +403,7 @@ class Ranker:
 
     def _scored(
         self,
-        histories: Sequence[NDArray[np.int64]],
+        histories: sparse.csr_array,
         strata: tuple[Stratum, ...],
         exclude: Sequence[NDArray[np.int64]] | None,
     ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
@@ -413,19 +414,20 @@ class Ranker:
         column = np.full(len(self.item_ids), -1)
         column[nums] = np.arange(len(nums))
         step = max(1, _SCORES_AT_ONCE // len(self.item_ids))
-        for start in range(0, len(histories), step):
+        for start in range(0, histories.shape[0], step):
             part = histories[start : start + step]
             read = self.read(part)
             steps = self._scorers.steps(read.rows)
             scores = np.concatenate([self._stratum_scores(read, stratum, steps) for stratum in strata], axis=1)
             scores = scores[:, order]
-            for row, history in enumerate(part):
-                hidden = history if exclude is None else np.concatenate([history, exclude[start + row]])
-                columns = column[hidden]
+            rows, columns = np.repeat(np.arange(len(read)), np.diff(part.indptr)), column[part.indices]
+            scores[rows[columns >= 0], columns[columns >= 0]] = -np.inf
+            for row, items in enumerate([] if exclude is None else exclude[start : start + step]):
+                columns = column[items]
                 scores[row, columns[columns >= 0]] = -np.inf
-            yield slice(start, start + len(part)), nums, scores
+            yield slice(start, start + len(read)), nums, scores
 
-    def score(self, histories: Sequence[NDArray[np.int64]], item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
+    def score(self, histories: sparse.csr_array, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
         """Calibrated log odds of items for histories, by which ``rank`` orders them. Shape (B, C)."""
         return self._score(self.read(histories), item_nums)
 
@@ -438,9 +440,9 @@ class Ranker:
                 out[:, mask] = self._fused(histories, stratum, block, self._scorers.facts(item_nums[mask]))
         return out + self._lead(item_nums)
 
-    def parts(self, history: NDArray[np.int64], item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    def parts(self, history: sparse.csr_array, item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Each single score of items for one history, as the fusion reads it: above the user's mean. Shapes (C,)."""
-        rows = self._scorers.histories([history])
+        rows = self._scorers.histories(history)
         personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[:, 0]
         facts = self._scorers.facts(item_nums)
         named = dict(zip(self._scorers.names, personal, strict=True))
@@ -532,8 +534,8 @@ class Ranker:
         ]
         return scale, np.stack(baselines, axis=1)
 
-    def _remember_scales(self, interactions: sparse.csr_array) -> None:
-        rows = self._scorers.histories(_recent(interactions))
+    def _remember_scales(self, histories: sparse.csr_array) -> None:
+        rows = self._scorers.histories(latest(histories, _MAX_HISTORY))
         scale, baselines = self._compute_scale(rows)
         keys = np.array([np.frombuffer(_key(rows, row), dtype=np.uint8) for row in range(rows.shape[0])])
         self._scales = {"keys": keys.reshape(-1, 8), "scale": scale, "baselines": baselines}
@@ -565,8 +567,9 @@ class _Trainer:
         self._pairs = Pairs(neighbours.matrices)
         self._columns = [*Scorers.names, *Scorers.fact_names, "history"]
 
-    def scorers(self, interactions: sparse.csr_array, stage: str) -> Scorers:
-        """Everything that is fitted on interactions, the graph encoder included."""
+    def scorers(self, seen: sparse.csr_array, stage: str) -> Scorers:
+        """Everything that is fitted on who took what, the graph encoder included; how often taught nothing more."""
+        interactions = power_of(seen, 0)
         named = f"graph encoder, {stage}"
         encoder = _kept(
             self._checkpoint and self._checkpoint / named,
@@ -624,7 +627,7 @@ class _Trainer:
         tested_share = float(testable.mean()) if len(users) else 0.0
         users = users[testable][:_MAX_USERS]
         block = scorers.block(candidates)
-        rows = scorers.histories(_recent(seen[users]))
+        rows = scorers.histories(latest(seen[users], _MAX_HISTORY))
         scale = scorers.scale(rows)
         personal = np.empty((len(scorers.names), len(users), len(candidates)), dtype=np.float16)
         for start in range(0, len(users), 256):
@@ -736,48 +739,52 @@ class _Fold:
     by: Literal["time", "chance"]
 
 
-def _folds(interactions: sparse.csr_array, times: NDArray[np.int64] | None, seed: int) -> list[_Fold]:
+def _folds(histories: sparse.csr_array, times: NDArray[np.int64] | None, seed: int) -> list[_Fold]:
     """Three rehearsals: the launches of three spans of time where the shop has a clock, else random fifths of items.
 
     By time a fold sees all that happened before its span and hides what happened in it. What sells in the next season
     is learned from the seasons before; a random item's neighbours would already know.
 
     Args:
-        interactions: users × items, shape (U, I).
-        times: of its entries, epoch seconds, shape (nnz,); ``None`` without a clock.
+        histories: users × items, shape (U, I).
+        times: first and last of its entries, epoch seconds, shape (2, nnz); ``None`` without a clock.
         seed: of the random items.
     """
     if times is not None:
-        folds = _folds_by_time(interactions, times)
+        folds = _folds_by_time(histories, times)
         if all(_is_enough(fold) for fold in folds):
             return folds
-    return _folds_by_chance(interactions, seed)
+    return _folds_by_chance(histories, seed)
 
 
-def _folds_by_time(interactions: sparse.csr_array, times: NDArray[np.int64]) -> list[_Fold]:
-    launched = np.full(interactions.shape[1], np.iinfo(np.int64).max)
-    np.minimum.at(launched, interactions.indices, times)
+def _folds_by_time(histories: sparse.csr_array, times: NDArray[np.int64]) -> list[_Fold]:
+    first, last = times
+    launched = np.full(histories.shape[1], np.iinfo(np.int64).max)
+    np.minimum.at(launched, histories.indices, first)
     sold = launched[launched < np.iinfo(np.int64).max]
     cuts = [*np.quantile(sold, _SPANS, method="higher"), np.iinfo(np.int64).max]
     folds = []
     for start, end in itertools.pairwise(cuts):
-        seen, later = _split(interactions, times >= start)
-        soon = times[times >= start] < end
+        # As ``snapshot`` has it: what comes again later counts as its first time alone, weight and strength 1.
+        strengths = np.where(last < start, histories.data, np.float32(1))
+        known_then = sparse.csr_array((strengths, histories.indices, histories.indptr), shape=histories.shape)
+        seen, later = _split(known_then, first >= start)
+        soon = first[first >= start] < end
         is_new = launched[later.indices] >= start
         new, known = (_split(later, soon & kind)[1] for kind in (is_new, ~is_new))
         folds.append(_Fold(seen, new, known, 1.0, "time"))
     return folds
 
 
-def _folds_by_chance(interactions: sparse.csr_array, seed: int) -> list[_Fold]:
+def _folds_by_chance(histories: sparse.csr_array, seed: int) -> list[_Fold]:
     rng = np.random.default_rng([seed, 2])
-    warm = rng.permutation(np.flatnonzero(np.bincount(interactions.indices)))
+    warm = rng.permutation(np.flatnonzero(np.bincount(histories.indices)))
     n_hidden = max(1, int(len(warm) * _HIDDEN_SHARE))
     folds = []
     for number in range(_N_FOLDS):
-        hidden = np.zeros(interactions.shape[1], dtype=bool)
+        hidden = np.zeros(histories.shape[1], dtype=bool)
         hidden[warm[number * n_hidden : (number + 1) * n_hidden]] = True
-        seen, hidden_new = _split(interactions, hidden[interactions.indices])
+        seen, hidden_new = _split(histories, hidden[histories.indices])
         known = None
         if number == _N_FOLDS - 1:
             lengths = np.diff(seen.indptr)
@@ -796,7 +803,7 @@ def _is_enough(fold: _Fold) -> bool:
 
 def _content(
     graph: KnowledgeGraph,
-    interactions: sparse.csr_array,
+    histories: sparse.csr_array,
     folds: Sequence[_Fold],
     text_model: str | None,
     seed: int,
@@ -810,7 +817,7 @@ def _content(
         encoder = fine_tune(
             TextEncoder.pretrained(text_model),
             facts.sentences(),
-            interactions,
+            power_of(histories, 0),
             held_out=np.unique(np.concatenate([fold.hidden_new.indices for fold in folds])).astype(np.int64),
             seed=seed,
             progress=lambda done, total: report("text encoder", done, total),
@@ -836,8 +843,8 @@ def _kept(
     return made
 
 
-def _interactions(graph: KnowledgeGraph) -> sparse.csr_array:
-    """Users × items, binary, the columns of a row in the order of the history. Shape (U, I)."""
+def _histories(graph: KnowledgeGraph) -> sparse.csr_array:
+    """The customers' histories, if they can train anything. Shape (U, I)."""
     facts = graph.facts[schema.INTERACTED]
     n_users, n_items = len(np.unique(facts.heads)), len(np.unique(facts.tails))
     if n_users < 2 or n_items < 2:
@@ -845,37 +852,26 @@ def _interactions(graph: KnowledgeGraph) -> sparse.csr_array:
             f"{len(facts)} interactions of {n_users} customers with {n_items} items cannot train a recommender; "
             "ingest events of at least 2 customers and 2 items"
         )
-    order = np.lexsort((facts.order, facts.heads))
-    lengths = np.bincount(facts.heads, minlength=len(graph.users))
-    ones = np.ones(len(order), dtype=np.float32)
-    return sparse.csr_array(
-        (ones, facts.tails[order], np.concatenate([[0], np.cumsum(lengths)])),
-        shape=(len(graph.users), len(graph.items)),
-    )
+    return graph.histories
 
 
 def _clock(graph: KnowledgeGraph) -> NDArray[np.int64] | None:
-    """Times of the entries of ``_interactions``, epoch seconds, shape (nnz,); ``None`` where any is unknown."""
+    """First and last times of what ``_histories`` holds, epoch seconds, shape (2, nnz); ``None`` if any is unknown."""
     facts = graph.facts[schema.INTERACTED]
     if not len(facts) or facts.at.min() < 0:
         return None
-    return facts.at[np.lexsort((facts.order, facts.heads))]
+    return np.stack([facts.at, facts.last_at])[:, np.lexsort((facts.order, facts.heads))]
 
 
-def _recent(interactions: sparse.csr_array) -> list[NDArray[np.int64]]:
-    rows = np.split(interactions.indices, interactions.indptr[1:-1])
-    return [row[-_MAX_HISTORY:].astype(np.int64) for row in rows]
-
-
-def _split(interactions: sparse.csr_array, hidden: NDArray[np.bool_]) -> tuple[sparse.csr_array, sparse.csr_array]:
+def _split(histories: sparse.csr_array, hidden: NDArray[np.bool_]) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Entries that are seen, and those that are hidden, each of shape (U, I)."""
-    rows = np.repeat(np.arange(interactions.shape[0]), np.diff(interactions.indptr))
+    rows = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))
     parts = []
     for mask in (~hidden, hidden):
-        lengths = np.bincount(rows[mask], minlength=interactions.shape[0])
+        lengths = np.bincount(rows[mask], minlength=histories.shape[0])
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        data = (interactions.data[mask], interactions.indices[mask], indptr)
-        parts.append(sparse.csr_array(data, shape=interactions.shape))
+        data = (histories.data[mask], histories.indices[mask], indptr)
+        parts.append(sparse.csr_array(data, shape=histories.shape))
     return parts[0], parts[1]
 
 
@@ -908,8 +904,10 @@ def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
 
 def _key(rows: sparse.csr_array, row: int) -> bytes:
-    items = rows.indices[rows.indptr[row] : rows.indptr[row + 1]].astype(np.int64)
-    return hashlib.blake2b(items.tobytes(), digest_size=8).digest()
+    part = slice(rows.indptr[row], rows.indptr[row + 1])
+    digest = hashlib.blake2b(rows.indices[part].astype(np.int64).tobytes(), digest_size=8)
+    digest.update(rows.data[part].tobytes())
+    return digest.digest()
 
 
 def _no_scales() -> dict[str, NDArray[Any]]:

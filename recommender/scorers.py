@@ -9,7 +9,7 @@ does not move when another product is launched.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -283,16 +283,17 @@ class Scorers:
         """Whether scores of other items rest on any of these: histories may hold it, or scores are scaled by it."""
         return bool((self.n_events[item_nums] > 0).any() or np.isin(item_nums, self.reference).any())
 
-    def histories(self, histories: Sequence[NDArray[np.int64]]) -> sparse.csr_array:
-        """Users × warm items of these scorers, 1 where the history holds the item. Shape (B, n_warm)."""
-        place = np.full(len(self.n_events), -1)
+    def histories(self, histories: sparse.csr_array) -> sparse.csr_array:
+        """Users × warm items of these scorers, columns ascending, from users × items. Shape (B, n_warm)."""
+        place = np.full(max(len(self.n_events), histories.shape[1]), -1)
         place[self.warm_nums] = np.arange(len(self.warm_nums))
-        columns = [np.unique(place[history[history >= 0]]) for history in histories]
-        columns = [column[column >= 0] for column in columns]
-        lengths = np.array([0, *(len(column) for column in columns)])
-        indices = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
-        ones = np.ones(len(indices), dtype=np.float32)
-        return sparse.csr_array((ones, indices, np.cumsum(lengths)), shape=(len(histories), len(self.warm_nums)))
+        columns = place[histories.indices]
+        rows = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows[columns >= 0], minlength=histories.shape[0]))])
+        entries = (histories.data[columns >= 0], columns[columns >= 0], starts)
+        warm = sparse.csr_array(entries, shape=(histories.shape[0], len(self.warm_nums)), dtype=np.float32)
+        warm.sort_indices()
+        return warm
 
     @property
     def models(self) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def cut_graph(graph: KnowledgeGraph, known: KnowledgeGraph, cut: int) -> GraphSp
         graph.items.nums([known.items.keys[num] for num in before.tails]),
         before.weights,
         before.at,
+        before.last_at,
         before.order,
     )
     rest = events.select(events.at >= cut)
@@ -171,7 +172,7 @@ def _graph_split(graph: KnowledgeGraph, train: Facts, rest: Facts, name: str) ->
     keys = list(graph.items.keys)
     random.Random(f"{name} rows").shuffle(keys)  # noqa: S311  repeatable, no secret
     nothing = np.empty(0, dtype=np.int64)
-    empty = Facts(nothing, nothing, nothing.astype(np.float32), nothing, nothing)
+    empty = Facts(nothing, nothing, nothing.astype(np.float32), nothing, nothing, nothing)
     train = replace(train, order=_ranks(train))
     facts = {**graph.facts, schema.INTERACTED: train, schema.SIMILAR_TO: empty}
     facts[schema.BOUGHT_WITH] = _bought_with(graph, train)
@@ -198,13 +199,13 @@ def _ranks(facts: Facts) -> NDArray[np.int64]:
 
 
 def _bought_with(graph: KnowledgeGraph, train: Facts) -> Facts:
-    at = pl.Series(train.at)
+    at, last_at = (pl.Series(times).set(pl.Series(times < 0), None) for times in (train.at, train.last_at))
     interactions = pl.DataFrame(
         {
             "head": [graph.users.keys[num] for num in train.heads],
             "tail": [graph.items.keys[num] for num in train.tails],
-            "at": at.set(at < 0, None),
-            "last_at": at.set(at < 0, None),
+            "at": at,
+            "last_at": last_at,
             "position": train.order,
         }
     )
@@ -213,6 +214,7 @@ def _bought_with(graph: KnowledgeGraph, train: Facts) -> Facts:
         graph.items.nums(edges["head"].to_list()),
         graph.items.nums(edges["tail"].to_list()),
         edges["lift"].cast(pl.Float32).to_numpy(),
+        edges["at"].fill_null(-1).to_numpy(),
         edges["at"].fill_null(-1).to_numpy(),
         np.zeros(len(edges), dtype=np.int64),
     )

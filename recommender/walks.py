@@ -15,7 +15,6 @@ Score of a walk, in (0, 1]: the product of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -27,6 +26,7 @@ from kg.paths import METAPATHS, Metapath
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from kg.snapshot import KnowledgeGraph
 
@@ -75,22 +75,17 @@ class WalkFinder:
                 self._meeting[relation.tail_label] = _specificity(_n_products(graph, relation), n_items)
         self._plans = [_Plan.of(metapath.from_history()) for metapath in METAPATHS]
 
-    def find(
-        self, histories: Sequence[NDArray[np.int64]], item_nums: NDArray[np.int64], *, n_paths: int
-    ) -> list[list[Walk]]:
-        """The best walks for each pair of ``histories[p]`` (item nums, oldest first) and ``item_nums[p]``.
+    def find(self, histories: sparse.csr_array, item_nums: NDArray[np.int64], *, n_paths: int) -> list[list[Walk]]:
+        """The best walks for each pair of a history and an item.
 
         Args:
-            histories: P arrays of item nums.
+            histories: as ``KnowledgeGraph.histories`` has them, one row a pair, shape (P, I).
             item_nums: shape (P,).
             n_paths: at most so many walks per pair, of different metapaths, best first; ties by metapath order.
         """
         n_pairs = len(item_nums)
-        lengths = np.fromiter((len(history) for history in histories), dtype=np.int64, count=n_pairs)
-        starts = np.zeros(n_pairs + 1, dtype=np.int64)
-        np.cumsum(lengths, out=starts[1:])
-        flat = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int64)
-        age = np.repeat(starts[1:], lengths) - np.arange(len(flat)) - 1
+        starts, flat = histories.indptr.astype(np.int64), histories.indices.astype(np.int64)
+        age = np.repeat(starts[1:], np.diff(starts)) - np.arange(len(flat)) - 1
         recency = np.maximum(RECENCY**age, _LOWEST)
         scores = np.zeros((len(self._plans), n_pairs))
         nums = [np.zeros((n_pairs, len(plan.metapath.labels)), dtype=np.int64) for plan in self._plans]

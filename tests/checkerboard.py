@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from kg import KnowledgeGraph, schema
 from kg.schema import Relation
 from kg.snapshot import Facts, Vocabulary
+from recommender.engine import history_of
 
 COLOURS = ("red", "green", "blue", "white")
 _WORDS = 30
@@ -73,6 +76,17 @@ def checkerboard(
     return KnowledgeGraph(vocabularies, facts, products, None, f"checkerboard-{seed}")
 
 
+def histories_of(*histories: Sequence[int] | np.ndarray, n_items: int = 80) -> sparse.csr_array:
+    """Item nums, oldest first, as rows of single purchases. Shape (B, I)."""
+    rows = [history_of(np.asarray(history, dtype=np.int64), n_items) for history in histories]
+    return sparse.csr_array(sparse.vstack(rows, format="csr"))
+
+
+def lists_of(histories: sparse.csr_array) -> list[np.ndarray]:
+    """The item nums of each row, oldest first."""
+    return np.split(histories.indices.astype(np.int64), histories.indptr[1:-1])
+
+
 def without(graph: KnowledgeGraph, relations: tuple[Relation, ...]) -> KnowledgeGraph:
     """The graph without the edges of some relations."""
     facts = {**graph.facts, **{relation: _facts([], []) for relation in relations}}
@@ -83,7 +97,7 @@ def _facts(heads: object, tails: object, order: object = None) -> Facts:
     head = np.asarray(heads, dtype=np.int64)
     places = np.zeros(len(head), dtype=np.int64) if order is None else np.asarray(order, dtype=np.int64)
     ones, unknown = np.ones(len(head), dtype=np.float32), np.full(len(head), -1, dtype=np.int64)
-    return Facts(head, np.asarray(tails, dtype=np.int64), ones, unknown, places)
+    return Facts(head, np.asarray(tails, dtype=np.int64), ones, unknown, unknown, places)
 
 
 def tiny_text_model(folder: Path) -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import sparse
 
 from kg import Workspace
-from recommender.engine import current_graph, histories, load_ranker
+from recommender.engine import current_graph, load_ranker
 from recommender.metrics import cold_share, paired_bootstrap, ranking_metrics
 
 if TYPE_CHECKING:
@@ -47,11 +47,10 @@ def product_scores(case: Case, workspace: Path, users: NDArray[np.int64]) -> Ite
     ranker = load_ranker(place)
     with closing(place.open_store()) as store:
         graph = current_graph(place, store).aligned(ranker.item_ids)
-    everyone = histories(graph)
-    asked = [everyone[graph.users.num(case.users[user])] for user in users]
+    asked = graph.histories[graph.users.nums([case.users[user] for user in users])]
     columns = np.array([case.item_nums[item_id] for item_id in ranker.item_ids])
     as_rehearsed = np.zeros(len(columns), dtype=np.float32)
-    for start in range(0, len(asked), _USERS_AT_ONCE):
+    for start in range(0, len(users), _USERS_AT_ONCE):
         ranking = ranker.rank(asked[start : start + _USERS_AT_ONCE], k=len(columns), pool="all", boost=as_rehearsed)
         shown = ranking.item_nums >= 0
         scores = np.full((len(shown), len(case.items)), -np.inf, dtype=np.float32)

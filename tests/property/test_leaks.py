@@ -21,10 +21,8 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def right_share(graph: KnowledgeGraph, text_model: str) -> float:
     """Share of shown new items that have the customer's colour; chance is 1 / 4."""
     ranker = Ranker.fit(graph, text_model=text_model)
-    rows = graph.interactions
-    histories = [row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])]
-    nums = ranker.rank(histories, k=4, pool="new").item_nums
-    users = np.arange(len(histories))[:, None]
+    nums = ranker.rank(graph.histories, k=4, pool="new").item_nums
+    users = np.arange(len(nums))[:, None]
     return float((nums % len(COLOURS) == users % len(COLOURS)).mean())
 
 

@@ -17,7 +17,7 @@ from encoders.content import (
     Projection,
     csr_arrays,
     csr_matrix,
-    paired_histories,
+    latest,
     put_rows,
     top_of_rows,
 )
@@ -219,8 +219,8 @@ def test_put_rows_replaces_and_appends() -> None:
 
 def test_of_a_long_history_the_last_items_are_paired() -> None:
     histories = sparse.csr_array((np.ones(5), [3, 0, 2, 1, 3], [0, 3, 3, 5]), shape=(3, 4))
-    np.testing.assert_array_equal(paired_histories(histories, 2).toarray(), [[1, 0, 1, 0], [0] * 4, [0, 1, 0, 1]])
-    assert paired_histories(histories, 3) is histories
+    np.testing.assert_array_equal(latest(histories, 2).toarray(), [[1, 0, 1, 0], [0] * 4, [0, 1, 0, 1]])
+    assert latest(histories, 3) is histories
 
 
 def test_top_of_rows_keeps_the_largest() -> None:

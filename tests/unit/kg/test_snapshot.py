@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from kg import Facts, GraphStore, KnowledgeGraph, Vocabulary, open_store, schema, snapshot
+from kg.snapshot import strength_of
 
 
 @pytest.fixture
@@ -134,6 +135,15 @@ def test_position_orders_a_history_without_a_clock() -> None:
     assert facts.tails[np.argsort(facts.order)].tolist() == [1, 2, 0]
 
 
+def test_histories_hold_strengths_oldest_first(shop: GraphStore) -> None:
+    histories = snapshot(shop, until=None).histories
+    assert histories.shape == (3, 4)
+    assert np.split(histories.indices, histories.indptr[1:-1])[0].tolist() == [3, 2, 1]
+    np.testing.assert_allclose(histories.data, np.log2([2, 2, 3, 2]), rtol=1e-6)
+    looks = strength_of(np.array([0.2, 0.4, 1.0], dtype=np.float32))
+    assert 0 < looks[0] < looks[1] < looks[2] == 1
+
+
 def test_cold_items_have_no_behaviour_left_and_keep_the_rest(shop: GraphStore) -> None:
     graph = snapshot(shop, until=None)
     cold = graph.without_behaviour(graph.items.nums(["p2"]))
@@ -202,10 +212,11 @@ def test_facts_are_selected_together() -> None:
         tails=np.array([2, 3]),
         weights=np.array([1, 2], dtype=np.float32),
         at=np.array([5, 6]),
+        last_at=np.array([7, 8]),
         order=np.array([0, 1]),
     ).select(np.array([False, True]))
     assert (facts.heads.tolist(), facts.tails.tolist(), facts.weights.tolist()) == ([1], [3], [2.0])
-    assert (facts.at.tolist(), facts.order.tolist()) == ([6], [1])
+    assert (facts.at.tolist(), facts.last_at.tolist(), facts.order.tolist()) == ([6], [8], [1])
 
 
 def test_what_is_aligned_already_stays_as_it_is(shop: GraphStore) -> None:

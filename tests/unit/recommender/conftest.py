@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pytest
+from checkerboard import lists_of
 from tiny_shop import write_shop
 
 from kg import KnowledgeGraph, Workspace, open_store, schema, snapshot
 from kg.store import GraphStore
 from recommender import Engine
 from recommender.changed import save_digests
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 @pytest.fixture
@@ -67,15 +72,15 @@ class AlphabeticalRanker:
 
     def rank(
         self,
-        histories: Sequence[np.ndarray],
+        histories: sparse.csr_array,
         *,
         k: int,
         pool: str,
         exclude: Sequence[np.ndarray] | None = None,
         boost: np.ndarray | None = None,
     ) -> Ranking:
-        nums, values = np.full((len(histories), k), -1), np.full((len(histories), k), -np.inf)
-        for row, history in enumerate(histories):
+        nums, values = np.full((histories.shape[0], k), -1), np.full((histories.shape[0], k), -np.inf)
+        for row, history in enumerate(lists_of(histories)):
             scores = 1.0 / (1 + np.arange(len(self.item_ids)))
             scores += 0 if boost is None else boost
             scores[history if exclude is None else np.concatenate([history, exclude[row]])] = -np.inf
@@ -85,18 +90,18 @@ class AlphabeticalRanker:
             nums[row, : len(best)], values[row, : len(best)] = best, scores[best]
         return Ranking(nums, values)
 
-    def highest(self, histories: Sequence[np.ndarray], *, k: int, of: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def highest(self, histories: sparse.csr_array, *, k: int, of: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self.rank(histories, k=k, pool="all", boost=np.where(shown, 0, -np.inf)).scores for shown in of]
 
-    def read(self, histories: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    def read(self, histories: sparse.csr_array) -> sparse.csr_array:
         return histories
 
-    def score(self, histories: Sequence[np.ndarray], item_nums: np.ndarray) -> np.ndarray:
+    def score(self, histories: sparse.csr_array, item_nums: np.ndarray) -> np.ndarray:
         """Log odds: minus the item's number, and the length of the history."""
-        return np.array([[len(history) - float(num) for num in item_nums] for history in histories], dtype=np.float32)
+        return (np.diff(histories.indptr)[:, None] - item_nums[None, :]).astype(np.float32)
 
-    def audience(self, item_num: int, histories: Sequence[np.ndarray]) -> np.ndarray:
-        return np.array([float(len(history)) for history in histories])
+    def audience(self, item_num: int, histories: sparse.csr_array) -> np.ndarray:
+        return np.diff(histories.indptr).astype(float)
 
     def similar(self, item_num: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         nums = np.array([n for n in range(len(self.item_ids)) if n != item_num][:k])

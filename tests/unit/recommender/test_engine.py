@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from checkerboard import lists_of
 
 from kg import KnowledgeGraph, Workspace, schema, snapshot
 from kg.errors import SourceError, StoreError, UnknownItemError, UnknownUserError, WorkspaceError
 from kg.store import GraphStore
 from recommender import Engine
-from recommender.engine import current_graph, histories
+from recommender.engine import current_graph, history_of
 
 
 def test_an_item_bought_since_the_training_is_not_new_any_more(bought_since: Engine) -> None:
@@ -391,11 +392,19 @@ def test_a_damaged_model_says_how_to_make_another(tmp_path: Path) -> None:
 
 
 def test_histories_are_oldest_first(graph: KnowledgeGraph) -> None:
-    assert [[graph.items.keys[num] for num in history] for history in histories(graph)] == [
+    assert [[graph.items.keys[num] for num in history] for history in lists_of(graph.histories)] == [
         ["glue", "drill"],
         ["glue", "tape"],
         [],
     ]
+
+
+def test_what_comes_again_in_a_bare_history_counts_more_and_stands_where_it_came_last() -> None:
+    history = history_of(np.array([7, 2, 7, 5, 7, 2]), 9)
+    np.testing.assert_array_equal(history.indices, [5, 7, 2])
+    np.testing.assert_allclose(history.data, np.log2([2, 4, 3]), rtol=1e-6)
+    assert history.shape == (1, 9)
+    assert history_of(np.zeros(0, dtype=np.int64), 9).nnz == 0
 
 
 def test_an_unfinished_load_is_not_served(tmp_path: Path, store: GraphStore) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from checkerboard import lists_of
 from scipy import sparse
 
 from kg import Workspace, open_store, schema, snapshot
@@ -57,8 +58,8 @@ class Told:
         self.right = right
 
     def rank(self, histories, *, k, pool):
-        lists = np.full((len(histories), k), -1)
-        for row, history in enumerate(histories):
+        lists = np.full((histories.shape[0], k), -1)
+        for row, history in enumerate(lists_of(histories)):
             user = self.histories.index(tuple(sorted(history)))
             scores = self.right[user] + 1e-3 * (self.n_events == 0)
             scores[history] = -np.inf
@@ -167,7 +168,7 @@ def test_a_recommender_that_cheats_is_caught(graph):
 def test_short_lists_are_filled_with_nothing(graph):
     split = splits.split_graph(graph, seed=0)
     ranker = SimpleNamespace(rank=lambda histories, *, k, pool: SimpleNamespace(item_nums=np.array([[3], [4]])))
-    lists = evaluation.rank_all(ranker, [np.array([1]), np.array([2])], 4, "new")
+    lists = evaluation.rank_all(ranker, split.graph.histories[:2], 4, "new")
     assert lists.tolist() == [[3, -1, -1, -1], [4, -1, -1, -1]]
     assert split.cold.sum() == N_ITEMS // 5
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from checkerboard import histories_of
 
 from kg import METAPATHS, KnowledgeGraph, schema
 from kg.paths import Path, PathEdge, PathNode
@@ -12,15 +13,20 @@ from recommender.explain import Explainer, sentence
 
 if TYPE_CHECKING:
     import numpy as np
+    from scipy import sparse
 
 
 def nums(graph: KnowledgeGraph, *items: str) -> np.ndarray:
     return graph.items.nums(items)
 
 
+def history(graph: KnowledgeGraph, *items: str) -> sparse.csr_array:
+    return histories_of(nums(graph, *items), n_items=len(graph.items))
+
+
 def test_an_explanation_tells_the_best_path_and_how_to_see_it(graph: KnowledgeGraph, store: GraphStore) -> None:
     explainer = Explainer(graph, store)
-    [explanation] = explainer.explain(["u1"], [nums(graph, "glue", "drill")], nums(graph, "epoxy"))
+    [explanation] = explainer.explain(["u1"], history(graph, "glue", "drill"), nums(graph, "epoxy"))
     assert explanation is not None
     assert explanation.sentence == "“Epoxy” is made by Gorilla, like “Super Glue” in the history."
     answer = explanation.to_json()
@@ -38,19 +44,19 @@ def test_an_explanation_tells_the_best_path_and_how_to_see_it(graph: KnowledgeGr
 
 
 def test_a_bare_history_starts_at_its_item(graph: KnowledgeGraph, store: GraphStore) -> None:
-    [explanation] = Explainer(graph, store).explain([None], [nums(graph, "glue")], nums(graph, "epoxy"))
+    [explanation] = Explainer(graph, store).explain([None], history(graph, "glue"), nums(graph, "epoxy"))
     assert explanation is not None
     assert explanation.paths[0].nodes[0].label == schema.PRODUCT
     assert explanation.parameters == {"start": "glue", "end": "epoxy"}
 
 
 def test_no_path_is_none(graph: KnowledgeGraph, store: GraphStore) -> None:
-    assert Explainer(graph, store).explain(["u1"], [nums(graph, "glue")], nums(graph, "stone")) == [None]
+    assert Explainer(graph, store).explain(["u1"], history(graph, "glue"), nums(graph, "stone")) == [None]
 
 
 def test_a_path_that_the_store_no_longer_holds_is_not_told(graph: KnowledgeGraph, store: GraphStore) -> None:
     store.delete_edges(schema.MADE_BY, pl.DataFrame({"head": ["epoxy"], "tail": ["gorilla"]}))
-    [explanation] = Explainer(graph, store).explain(["u1"], [nums(graph, "glue", "drill")], nums(graph, "epoxy"))
+    [explanation] = Explainer(graph, store).explain(["u1"], history(graph, "glue", "drill"), nums(graph, "epoxy"))
     assert explanation is not None
     assert all(path.metapath != "same_brand" for path in explanation.paths)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from recommender.new_share import boost_for
 
@@ -20,23 +21,28 @@ class Ranked:
     scores: np.ndarray
 
 
+def rows_of(histories: sparse.csr_array) -> np.ndarray:
+    """The customers' numbers: by them the histories of a table are told apart."""
+    return histories.data.astype(np.int64) - 1
+
+
 class Table:
     """Customer ``n`` has the one item ``n % I``; the scores of new items lie ``shift`` above those of the others."""
 
     def __init__(self, *, shift: float = 0.0, n_items: int = N_ITEMS) -> None:
         scores = np.random.default_rng(0).normal(size=(N_USERS, n_items))
         self._scores = (scores + shift * IS_NEW[:n_items]).astype(np.float32)
-        self.histories = [np.array([num % n_items]) for num in range(N_USERS)]
-        self._rows = {id(history): num for num, history in enumerate(self.histories)}
+        own = (1.0 + np.arange(N_USERS), (np.arange(N_USERS), np.arange(N_USERS) % n_items))
+        self.histories = sparse.csr_array(own)
         self.ranked: list[list[int]] = []
 
     def highest(self, histories: Any, *, k: int, of: Any) -> list[np.ndarray]:
-        self.ranked.append([self._rows[id(history)] for history in histories])
+        self.ranked.append(rows_of(histories).tolist())
         return [self.rank(histories, k=k, boost=np.where(shown, 0, -np.inf)).scores for shown in of]
 
     def rank(self, histories: Any, *, k: int, boost: np.ndarray) -> Ranked:
-        scores = self._scores[[self._rows[id(history)] for history in histories]] + boost
-        scores[np.arange(len(scores)), [history[0] for history in histories]] = -np.inf
+        scores = self._scores[rows_of(histories)] + boost
+        scores[np.arange(len(scores)), histories.indices] = -np.inf
         nums = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         values = np.take_along_axis(scores, nums, axis=1)
         return Ranked(np.where(np.isfinite(values), nums, -1), values)

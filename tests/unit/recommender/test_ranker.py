@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from checkerboard import COLOURS, checkerboard, tiny_text_model
+from checkerboard import COLOURS, checkerboard, histories_of, lists_of, tiny_text_model
 from scipy import sparse
 
 from kg import KnowledgeGraph, schema
 from kg.errors import TrainingError, WorkspaceError
-from recommender.ranker import Ranker, Ranking, _folds, _interactions
+from kg.snapshot import strength_of
+from recommender.ranker import Ranker, Ranking, _folds, _histories
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,11 @@ def ranker(saved: Path) -> Ranker:
 
 
 @pytest.fixture(scope="module")
-def histories(graph: KnowledgeGraph) -> list[np.ndarray]:
-    rows = graph.interactions
-    return [row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])]
+def histories(graph: KnowledgeGraph) -> sparse.csr_array:
+    return graph.histories
 
 
-def test_each_customer_is_shown_the_new_items_of_their_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_each_customer_is_shown_the_new_items_of_their_colour(ranker: Ranker, histories: sparse.csr_array) -> None:
     ranking = ranker.rank(histories, k=4, pool="new")
     assert ranking.item_nums.shape == ranking.scores.shape == (120, 4)
     assert ranking.item_nums.dtype == np.int64
@@ -58,7 +58,8 @@ def test_each_customer_is_shown_the_new_items_of_their_colour(ranker: Ranker, hi
 def test_eight_sold_items_are_enough_for_the_new_ones_to_find_their_customers(text_model: str) -> None:
     """Too few to hide more than one at a time: a single candidate would teach that any weights are right."""
     few = Ranker.fit(checkerboard(n_items=12, n_new=4, n_history=2, n_users=60), text_model=text_model)
-    best = few.rank([np.array([colour, colour + 4]) for colour in range(4)], k=1, pool="new").item_nums[:, 0]
+    asked = histories_of(*([colour, colour + 4] for colour in range(4)), n_items=12)
+    best = few.rank(asked, k=1, pool="new").item_nums[:, 0]
     np.testing.assert_array_equal(best % len(COLOURS), [0, 1, 2, 3])
 
 
@@ -66,7 +67,7 @@ def test_a_catalogue_of_which_little_has_sold_can_be_trained(text_model: str, mo
     """No known item is among the few by which scores are scaled."""
     monkeypatch.setattr("recommender.ranker._N_REFERENCE", 1)
     shop = checkerboard(n_items=80, n_new=60, n_history=2, n_users=60)
-    shown = Ranker.fit(shop, text_model=text_model, seed=1).rank([np.array([0, 4])], k=8, pool="all")
+    shown = Ranker.fit(shop, text_model=text_model, seed=1).rank(histories_of([0, 4]), k=8, pool="all")
     assert np.isfinite(shown.scores).all()
 
 
@@ -74,13 +75,11 @@ def test_new_items_are_listed_beside_known_ones_that_could_not_be_rehearsed(text
     """With two events a customer none is left to be hidden: known items got odds that were never measured."""
     graph = checkerboard(n_items=80, n_new=16, n_users=200, n_history=2)
     ranker = Ranker.fit(graph, text_model=text_model)
-    rows = graph.interactions
-    histories = [row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])]
-    assert ranker.is_cold[ranker.rank(histories, k=10, pool="all").item_nums].mean() > 0.05
+    assert ranker.is_cold[ranker.rank(graph.histories, k=10, pool="all").item_nums].mean() > 0.05
 
 
 def test_pages_that_do_not_fit_are_made_anew_and_give_the_same_lists(
-    ranker: Ranker, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ranker: Ranker, histories: sparse.csr_array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ranker.rank(histories, k=5, pool="all")
     ranker._pages.clear()
@@ -91,9 +90,9 @@ def test_pages_that_do_not_fit_are_made_anew_and_give_the_same_lists(
     np.testing.assert_array_equal(kept.scores, again.scores)
 
 
-def test_lists_are_sorted_unique_whole_and_without_own_items(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_lists_are_sorted_unique_whole_and_without_own_items(ranker: Ranker, histories: sparse.csr_array) -> None:
     ranking = ranker.rank(histories, k=90, pool="all")
-    for history, nums, scores in zip(histories, ranking.item_nums, ranking.scores, strict=True):
+    for history, nums, scores in zip(lists_of(histories), ranking.item_nums, ranking.scores, strict=True):
         shown = nums[nums >= 0]
         assert len(shown) == len(set(shown)) == 80 - len(history)
         assert not set(shown) & set(history)
@@ -101,7 +100,7 @@ def test_lists_are_sorted_unique_whole_and_without_own_items(ranker: Ranker, his
         assert (nums[len(shown) :] == -1).all()
 
 
-def test_excluded_items_are_not_shown(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_excluded_items_are_not_shown(ranker: Ranker, histories: sparse.csr_array) -> None:
     first = ranker.rank(histories[:2], k=3, pool="new").item_nums
     second = ranker.rank(histories[:2], k=3, pool="new", exclude=[first[0], first[1][:1]]).item_nums
     assert not set(first[0]) & set(second[0])
@@ -109,36 +108,36 @@ def test_excluded_items_are_not_shown(ranker: Ranker, histories: list[np.ndarray
 
 
 def test_an_empty_history_still_gets_a_list(ranker: Ranker) -> None:
-    ranking = ranker.rank([np.zeros(0, dtype=np.int64)], k=5, pool="new")
+    ranking = ranker.rank(histories_of([]), k=5, pool="new")
     assert (ranking.item_nums >= 0).all()
     assert np.isfinite(ranking.scores).all()
 
 
-def test_scores_of_single_items_are_those_of_the_list(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_scores_of_single_items_are_those_of_the_list(ranker: Ranker, histories: sparse.csr_array) -> None:
     ranking = ranker.rank(histories[:3], k=5, pool="all")
     for row in range(3):
-        scores = ranker.score([histories[row]], ranking.item_nums[row])[0]
+        scores = ranker.score(histories[[row]], ranking.item_nums[row])[0]
         np.testing.assert_allclose(scores, ranking.scores[row], atol=2e-3)
 
 
-def test_one_customer_gets_the_same_list_alone_and_among_others(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_one_customer_gets_the_same_list_alone_and_among_others(ranker: Ranker, histories: sparse.csr_array) -> None:
     together = ranker.rank(histories, k=5, pool="new").item_nums[7]
-    np.testing.assert_array_equal(ranker.rank([histories[7]], k=5, pool="new").item_nums[0], together)
+    np.testing.assert_array_equal(ranker.rank(histories[[7]], k=5, pool="new").item_nums[0], together)
 
 
-def test_neither_new_nor_known_items_flood_the_list(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_neither_new_nor_known_items_flood_the_list(ranker: Ranker, histories: sparse.csr_array) -> None:
     share = ranker.is_cold[ranker.rank(histories, k=20, pool="all").item_nums].mean()
     assert ranker.is_cold.mean() / 4 < share < ranker.is_cold.mean() * 4
 
 
 def test_without_a_clock_known_items_are_taken_to_have_more_ahead_of_them_than_was_rehearsed(
-    ranker: Ranker, histories: list[np.ndarray]
+    ranker: Ranker, histories: sparse.csr_array
 ) -> None:
     """A fifth of their events was, and half are taken to be still to come; a list by a boost needs no such guess."""
     asked = histories[:20]
     ranking = ranker.rank(asked, k=80, pool="all")
     rehearsed = ranker.rank(asked, k=80, pool="all", boost=np.zeros(80, dtype=np.float32))
-    for row in range(len(asked)):
+    for row in range(20):
         found, before = (
             dict(zip(each.item_nums[row].tolist(), each.scores[row].tolist(), strict=True))
             for each in (ranking, rehearsed)
@@ -150,13 +149,13 @@ def test_without_a_clock_known_items_are_taken_to_have_more_ahead_of_them_than_w
 
 @pytest.mark.parametrize("k", [4, 20, 90])
 def test_a_boost_chooses_the_items_and_leaves_their_order_and_scores(
-    ranker: Ranker, histories: list[np.ndarray], k: int
+    ranker: Ranker, histories: sparse.csr_array, k: int
 ) -> None:
     plain = ranker.rank(histories[:3], k=90, pool="all", boost=np.zeros(80, dtype=np.float32))
     boost = np.zeros(80, dtype=np.float32)
     boost[[5, 70]], boost[71] = 50, -np.inf
     boosted = ranker.rank(histories[:3], k=k, pool="all", boost=boost)
-    for row, history in enumerate(histories[:3]):
+    for row, history in enumerate(lists_of(histories[:3])):
         plain_nums = [num for num in plain.item_nums[row] if num not in {-1, 71}]
         first = [num for num in plain_nums if num in {5, 70}]
         rest = [num for num in plain_nums if num not in {5, 70}]
@@ -169,7 +168,7 @@ def test_a_boost_chooses_the_items_and_leaves_their_order_and_scores(
 
 
 def test_the_highest_scores_of_a_set_are_those_of_a_list_that_hides_the_others(
-    ranker: Ranker, histories: list[np.ndarray]
+    ranker: Ranker, histories: sparse.csr_array
 ) -> None:
     sets = (ranker.is_cold, ~ranker.is_cold, np.zeros_like(ranker.is_cold))
     for shown, found in zip(sets, ranker.highest(histories, k=7, of=sets), strict=True):
@@ -177,9 +176,9 @@ def test_the_highest_scores_of_a_set_are_those_of_a_list_that_hides_the_others(
         np.testing.assert_array_equal(found, ranker.rank(histories, k=7, pool="all", boost=hiding).scores)
 
 
-def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: list[np.ndarray]) -> None:
+def test_the_audience_of_a_new_item_is_its_colour(ranker: Ranker, histories: sparse.csr_array) -> None:
     item = 77
-    scores = ranker.audience(item, ranker.read([*histories, np.zeros(0, dtype=np.int64)]))
+    scores = ranker.audience(item, ranker.read(sparse.vstack([histories, histories_of([])], format="csr")))
     assert scores.shape == (121,)
     assert scores[-1] == -np.inf
     best = np.argsort(-scores)[:30]
@@ -193,15 +192,15 @@ def test_similar_items_have_the_same_colour_and_never_the_item(ranker: Ranker) -
     assert (np.diff(scores) <= 0).all()
 
 
-def test_parts_name_every_score(ranker: Ranker, histories: list[np.ndarray]) -> None:
-    parts = ranker.parts(histories[0], np.array([70, 71]))
+def test_parts_name_every_score(ranker: Ranker, histories: sparse.csr_array) -> None:
+    parts = ranker.parts(histories[[0]], np.array([70, 71]))
     assert {"words^1", "graph", "ridge", "ease", "predicted popularity"} <= set(parts)
     assert all(values.shape == (2,) for values in parts.values())
     assert parts["ease"][0] == parts["ease"][1], "new items have no behaviour to tell them apart"
 
 
 def test_lists_do_not_depend_on_how_candidates_are_paged(
-    ranker: Ranker, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ranker: Ranker, histories: sparse.csr_array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_one_page = ranker.rank(histories, k=80, pool="all")
     for size in (1, 7, 40):
@@ -213,7 +212,7 @@ def test_lists_do_not_depend_on_how_candidates_are_paged(
 
 
 def test_lists_do_not_depend_on_how_many_histories_are_scored_at_once(
-    ranker: Ranker, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ranker: Ranker, histories: sparse.csr_array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = [np.array([number % 80]) for number in range(120)]
     at_once = ranker.rank(histories, k=80, pool="all", exclude=hidden)
@@ -224,7 +223,7 @@ def test_lists_do_not_depend_on_how_many_histories_are_scored_at_once(
 
 
 def test_a_launch_makes_only_its_own_page_void_and_a_change_all_that_rests_on_it(
-    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recommender.ranker._PAGE", 6)
     few = np.array([*range(0, 64, 2), 72])
@@ -250,11 +249,12 @@ def test_a_launch_makes_only_its_own_page_void_and_a_change_all_that_rests_on_it
 
     for num, now in ((80, graph), *changed.items()):
         again.add(with_twin(now, 70), np.array([num]))
-    assert_same_lists(*(one.rank([*histories, np.array([1, 5])], k=81, pool="all") for one in (ranker, again)))
+    asked = sparse.vstack([histories, histories_of([1, 5])], format="csr")
+    assert_same_lists(*(one.rank(asked, k=81, pool="all") for one in (ranker, again)))
 
 
 def test_a_new_price_is_read_and_no_neighbour_is_looked_for(
-    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranker._neighbours, "put", None)
     priced = replace(graph, products=graph.products.with_columns(pl.lit(9.5).alias("price")))
@@ -266,10 +266,10 @@ def test_a_new_price_is_read_and_no_neighbour_is_looked_for(
 
 
 def test_of_a_history_whose_words_are_others_nothing_is_remembered(
-    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array, saved: Path
 ) -> None:
     renamed = renamed_to(graph, num=3, name="blue7 blue9")
-    owners = [history for history in histories if 3 in history]
+    owners = histories[histories[:, [3]].toarray()[:, 0] > 0]
     ranker.add(renamed, np.array([3]))
     scores = ranker.score(owners, np.arange(80))
     again = Ranker.load(saved)
@@ -280,7 +280,7 @@ def test_of_a_history_whose_words_are_others_nothing_is_remembered(
 
 
 def test_what_was_added_is_taken_up_again_without_reading_it(
-    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray], saved: Path, monkeypatch: pytest.MonkeyPatch
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, int, int]] = []
     graph = with_twin(renamed_to(graph, num=3, name="blue7 blue9"), 70)
@@ -304,7 +304,7 @@ def test_what_was_added_is_taken_up_again_without_reading_it(
 
 
 def test_histories_stay_good_while_products_are_launched(
-    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray]
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array
 ) -> None:
     read = ranker.read(histories)
     ranker.add(with_twin(graph, 70), np.array([80]))
@@ -352,7 +352,7 @@ def with_twin(graph: KnowledgeGraph, num: int) -> KnowledgeGraph:
 
 
 def test_a_launched_item_ranks_like_its_twin_and_moves_no_other_score(
-    ranker: Ranker, graph: KnowledgeGraph, histories: list[np.ndarray]
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array
 ) -> None:
     before = ranker.score(histories[:20], np.arange(80))
     ranker.add(with_twin(graph, 70), np.array([80]))
@@ -365,7 +365,7 @@ def test_a_launched_item_ranks_like_its_twin_and_moves_no_other_score(
     assert ranker.text_vectors.shape[0] == 81
 
 
-def test_saving_and_loading_gives_the_same_lists(ranker: Ranker, histories: list[np.ndarray], tmp_path: Path) -> None:
+def test_saving_and_loading_gives_the_same_lists(ranker: Ranker, histories: sparse.csr_array, tmp_path: Path) -> None:
     ranker.save(tmp_path / "again")
     again = Ranker.load(tmp_path / "again")
     first, second = (one.rank(histories, k=10, pool="all") for one in (ranker, again))
@@ -385,7 +385,7 @@ def test_the_same_seed_gives_the_same_ranker_and_an_interrupted_training_goes_on
     graph: KnowledgeGraph,
     text_model: str,
     ranker: Ranker,
-    histories: list[np.ndarray],
+    histories: sparse.csr_array,
     tmp_path: Path,
 ) -> None:
     stages: list[tuple[str, int, int]] = []
@@ -439,7 +439,7 @@ def test_nothing_to_learn_from_is_a_clear_error(n_users: int, text_model: str) -
 def test_poor_shops_still_get_lists(options: dict[str, int], text_model: str) -> None:
     graph = checkerboard(**options)
     ranker = Ranker.fit(graph, text_model=text_model)
-    ranking = ranker.rank([np.array([0, 4])], k=5, pool="all")
+    ranking = ranker.rank(histories_of([0, 4]), k=5, pool="all")
     assert (ranking.item_nums >= 0).all()
     assert np.isfinite(ranking.scores).all()
 
@@ -449,7 +449,7 @@ def test_a_shop_with_a_clock_rehearses_launches_in_time() -> None:
     n_users, n_items = 150, 250
     days = np.tile(np.arange(n_items), n_users)
     interactions = sparse.csr_array(np.ones((n_users, n_items), dtype=np.float32))
-    folds = _folds(interactions, days, seed=0)
+    folds = _folds(interactions, np.stack([days, days]), seed=0)
     assert [fold.by for fold in folds] == ["time"] * 3
     for fold, start, end in zip(folds, (175, 200, 225), (200, 225, 250), strict=True):
         assert set(fold.seen.indices) == set(range(start))
@@ -463,7 +463,7 @@ def test_events_of_a_fold_lie_in_its_span() -> None:
     interactions = sparse.csr_array(np.ones((200, 300), dtype=np.float32))
     times = rng.integers(0, 1000, size=interactions.nnz) + 20 * interactions.indices
     clock = sparse.csr_array((times + 1, interactions.indices, interactions.indptr), shape=interactions.shape)
-    folds = _folds(interactions, times, seed=0)
+    folds = _folds(interactions, np.stack([times, times]), seed=0)
     ends = []
     for fold in folds:
         assert fold.by == "time"
@@ -478,9 +478,32 @@ def test_events_of_a_fold_lie_in_its_span() -> None:
     assert all(before[1] < after[0] for before, after in itertools.pairwise(ends))
 
 
+def test_a_fold_does_not_know_what_comes_again_after_it() -> None:
+    """Every pair was taken four times; of the pairs of item 0 the last time lies after all spans have begun."""
+    strengths = sparse.csr_array(np.full((150, 250), np.log2(5), dtype=np.float32))
+    first = np.tile(np.arange(250), 150)
+    last = np.where(strengths.indices == 0, 300, first)
+    for fold in _folds(strengths, np.stack([first, last]), seed=0):
+        again = fold.seen.indices == 0
+        assert again.any()
+        np.testing.assert_array_equal(fold.seen.data[again], 1)
+        np.testing.assert_allclose(fold.seen.data[~again], np.log2(5), rtol=1e-6)
+
+
+def test_what_a_customer_takes_more_often_is_listened_to_more(ranker: Ranker) -> None:
+    """Once red and once green leaves it open; three times red against a look at green does not."""
+    red, green = 0, 1
+    asked = histories_of([red, green], [red, green])
+    asked.data[2:] = strength_of(np.array([3, 0.2], dtype=np.float32))
+    once, often = ranker.score(asked, np.arange(64, 80))
+    colours = np.arange(64, 80) % len(COLOURS)
+    lead = [scores[colours == red].mean() - scores[colours == green].mean() for scores in (once, often)]
+    assert lead[1] > lead[0] + 0.1
+
+
 def test_without_a_clock_or_with_too_few_launches_items_are_hidden_at_random(graph: KnowledgeGraph) -> None:
-    interactions = _interactions(graph)
-    for times in (None, np.zeros(interactions.nnz, dtype=np.int64)):
+    interactions = _histories(graph)
+    for times in (None, np.zeros((2, interactions.nnz), dtype=np.int64)):
         folds = _folds(interactions, times, seed=0)
         assert [fold.by for fold in folds] == ["chance"] * 3
         hidden = [set(fold.hidden_new.indices) for fold in folds]

@@ -134,8 +134,7 @@ def scorers(graph: KnowledgeGraph, content: ItemContent) -> Scorers:
 def test_few_candidates_get_the_scores_that_they_get_among_many(
     scorers: Scorers, graph: KnowledgeGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = graph.interactions
-    histories = scorers.histories([part.astype(np.int64) for part in np.split(rows.indices, rows.indptr[1:-1])])
+    histories = scorers.histories(graph.histories)
     candidates = np.array([3, 41, 66, 79])
     from_their_side = list(scorers.block(candidates).raw(histories))
     monkeypatch.setattr("recommender.scorers._FEW_CANDIDATES", 0)
@@ -149,8 +148,7 @@ def test_few_candidates_get_the_scores_that_they_get_among_many(
 
 
 def test_all_scores_are_squashed_deviations_but_the_log_likelihood(scorers: Scorers, graph: KnowledgeGraph) -> None:
-    rows = graph.interactions
-    histories = scorers.histories([row.astype(np.int64) for row in np.split(rows.indices, rows.indptr[1:-1])])
+    histories = scorers.histories(graph.histories)
     candidates = np.arange(1, 80, 2)
     scale = scorers.scale(histories)
     personal = scorers.block(candidates).personal(histories, scale)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from checkerboard import histories_of
 
 from kg import METAPATHS, KnowledgeGraph, open_store, schema, snapshot
 from kg.paths import Metapath, Step
@@ -12,7 +13,8 @@ from recommender.walks import WalkFinder, _Plan
 
 def find(graph: KnowledgeGraph, history: list[str], item: str, n_paths: int = 20) -> dict[str, tuple[list[str], float]]:
     nums = graph.items.nums([item])
-    walks = WalkFinder(graph).find([graph.items.nums(history)], nums, n_paths=n_paths)[0]
+    histories = histories_of(graph.items.nums(history), n_items=len(graph.items))
+    walks = WalkFinder(graph).find(histories, nums, n_paths=n_paths)[0]
     return {
         walk.metapath.name: (
             [
