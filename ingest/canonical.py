@@ -90,7 +90,10 @@ def _read_parquet(path: Path, columns: pl.Schema) -> pl.DataFrame:
     if not path.exists():
         return pl.DataFrame(schema=columns)
     try:
-        return pl.read_parquet(path).select(columns.names()).cast(dict(columns))  # type: ignore[arg-type]  # a schema is a mapping
+        table = pl.read_parquet(path)
+        if columns is ITEM_COLUMNS and "also_bought" not in table.columns:  # written before there was this column
+            table = table.with_columns(also_bought=pl.lit([], dtype=pl.List(pl.String())))
+        return table.select(columns.names()).cast(dict(columns))  # type: ignore[arg-type]  # a schema is a mapping
     except (pl.exceptions.PolarsError, OSError) as error:
         raise WorkspaceError(
             f"{str(path)!r} is damaged ({str(error)[:200]}); ingest the shop's folders into a new workspace"

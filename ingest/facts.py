@@ -38,6 +38,7 @@ ITEM_COLUMNS: Final = pl.Schema(
         "price": pl.Float64(),
         "available_from": pl.Int64(),
         "image": pl.String(),
+        "also_bought": pl.List(pl.String()),
     }
 )
 """Canonical items: one row per item, sorted by ``item_id``."""
@@ -161,6 +162,7 @@ def items_frame(items: Iterable[Item]) -> pl.DataFrame:
             item.price,
             item.available_from,
             item.image,
+            item.also_bought,
         )
         for item in items
     ]
@@ -308,6 +310,29 @@ def interactions(events: pl.DataFrame) -> GraphTables:
     return GraphTables(
         {schema.CUSTOMER: conform(customers, node_columns(schema.CUSTOMER))},
         {schema.INTERACTED: conform(edges, edge_columns(schema.INTERACTED))},
+    )
+
+
+def also_bought(items: pl.DataFrame, sold: pl.Series) -> GraphTables:
+    """Companions and the ALSO_BOUGHT edges of canonical items that have been sold.
+
+    A companion joins something: it is a sold item itself, or several list it. What is said of an item before its first
+    sale comes from elsewhere than its customers here, and would tell at an evaluation how it sold there.
+
+    Args:
+        items: canonical items.
+        sold: ids of items with events.
+    """
+    is_sold = pl.col("item_id").is_in(sold.implode())
+    listed = items.filter(is_sold).select(head="item_id", tail="also_bought").explode("tail").drop_nulls()
+    listed = listed.filter(pl.col("head") != pl.col("tail")).unique()
+    ours = pl.col("tail").is_in(items["item_id"].implode())
+    joins = pl.when(ours).then(pl.col("tail").is_in(sold.implode())).otherwise(pl.len().over("tail") > 1)
+    edges = listed.filter(joins).with_columns(source=pl.lit("behaviour"))
+    companions = edges.select(key="tail").unique()
+    return GraphTables(
+        {schema.COMPANION: conform(companions, node_columns(schema.COMPANION))},
+        {schema.ALSO_BOUGHT: conform(edges, edge_columns(schema.ALSO_BOUGHT))},
     )
 
 

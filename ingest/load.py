@@ -23,6 +23,7 @@ from ingest.facts import (
     ITEM_COLUMNS,
     TAXONOMY_COLUMNS,
     GraphTables,
+    also_bought,
     interactions,
     item_facts,
     taxonomy_facts,
@@ -182,8 +183,9 @@ def wanted_tables(data: CanonicalData) -> GraphTables:
     taxonomy, _ = taxonomy_facts(data.taxonomy, catalogue)
     behaviour = interactions(data.events)
     together = bought_with(behaviour.edges[schema.INTERACTED])
-    nodes = {**catalogue.nodes, **behaviour.nodes}
-    edges = {**catalogue.edges, **behaviour.edges, **together.edges}
+    listed = also_bought(data.items, data.events["item_id"].unique())
+    nodes = {**catalogue.nodes, **behaviour.nodes, **listed.nodes}
+    edges = {**catalogue.edges, **behaviour.edges, **together.edges, **listed.edges}
     categories = pl.concat([nodes[schema.CATEGORY], taxonomy.nodes[schema.CATEGORY]])
     nodes[schema.CATEGORY] = categories.unique("key", keep="first", maintain_order=True).sort("key")
     upward = pl.concat([edges[schema.SUBCATEGORY_OF], taxonomy.edges[schema.SUBCATEGORY_OF]])

@@ -222,6 +222,22 @@ def _categories(value: Any) -> list[str]:
     return list(dict.fromkeys(_labels(value, _LIST_SEPARATOR)))
 
 
+def listed_ids(value: Any) -> list[str]:
+    """Ids in a list, in a JSON list or joined by `` | ``, each once.
+
+    Raises:
+        PydanticCustomError: no list, or one that holds what is no id.
+    """
+    if isinstance(value, str):
+        stripped = value.strip()
+        value = _from_json_text(stripped) if stripped.startswith("[") else _LIST_SEPARATOR.split(stripped)
+    if value is None:
+        return []
+    if not isinstance(value, Sequence):
+        raise PydanticCustomError("wrong_type", "is of a wrong type; expected a list of item ids")
+    return list(dict.fromkeys(clean_id(part) for part in value if part not in (None, "")))
+
+
 AttributeValue = str | float | bool
 
 
@@ -330,8 +346,9 @@ class Item(BaseModel):
     """One product as a shop describes it; the fields of design section 4, cleaned.
 
     ``category_path`` is one path, root first; ``categories`` is a flat list. ``attributes`` has a list of values for
-    each name. ``available_from`` is in epoch seconds UTC, and may lie in the future. Fields that are not named here
-    are ignored, so nothing of them is kept; loads and launches say which those were.
+    each name. ``also_bought`` are the ids of what is bought with it, of this shop's items or of others, as a source
+    beside the events has it. ``available_from`` is in epoch seconds UTC, and may lie in the future. Fields that are not
+    named here are ignored, so nothing of them is kept; loads and launches say which those were.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -346,6 +363,7 @@ class Item(BaseModel):
     price: Annotated[float | None, BeforeValidator(_price)] = None
     available_from: Annotated[int | None, BeforeValidator(parse_timestamp)] = None
     image: Label = None
+    also_bought: Annotated[list[str], BeforeValidator(listed_ids)] = []
 
 
 class Event(BaseModel):

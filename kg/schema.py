@@ -27,6 +27,8 @@ CATEGORY: Final = "Category"
 BRAND: Final = "Brand"
 ATTRIBUTE: Final = "Attribute"
 CUSTOMER: Final = "Customer"
+COMPANION: Final = "Companion"
+"""What products are said to be bought with, by its id, whether the shop sells it or not."""
 
 # Order matters to loaders: nodes are written in this order, then relations in theirs.
 NODE_PROPERTIES: Final[dict[str, dict[str, PropertyType]]] = {
@@ -41,6 +43,7 @@ NODE_PROPERTIES: Final[dict[str, dict[str, PropertyType]]] = {
         "image": "string",
     },
     CUSTOMER: {},
+    COMPANION: {},
 }
 
 IN_CATEGORY: Final = Relation(PRODUCT, "IN_CATEGORY", CATEGORY)
@@ -49,6 +52,7 @@ MADE_BY: Final = Relation(PRODUCT, "MADE_BY", BRAND)
 HAS_ATTRIBUTE: Final = Relation(PRODUCT, "HAS_ATTRIBUTE", ATTRIBUTE)
 INTERACTED: Final = Relation(CUSTOMER, "INTERACTED", PRODUCT)
 BOUGHT_WITH: Final = Relation(PRODUCT, "BOUGHT_WITH", PRODUCT)
+ALSO_BOUGHT: Final = Relation(PRODUCT, "ALSO_BOUGHT", COMPANION)
 SIMILAR_TO: Final = Relation(PRODUCT, "SIMILAR_TO", PRODUCT)
 
 # ``at`` of INTERACTED is the first time, ``last_at`` the last; ``position`` orders a customer's history where there is
@@ -68,12 +72,13 @@ EDGE_PROPERTIES: Final[dict[Relation, dict[str, PropertyType]]] = {
         "weight": "float",
     },
     BOUGHT_WITH: {"source": "string", "at": "integer", "until": "integer", "lift": "float", "support": "integer"},
+    ALSO_BOUGHT: {"source": "string", "at": "integer"},
     SIMILAR_TO: {"source": "string", "at": "integer", "score": "float"},
 }
 LABELS: Final = tuple(NODE_PROPERTIES)
 RELATIONS: Final = tuple(EDGE_PROPERTIES)
-BEHAVIOURAL: Final = (INTERACTED, BOUGHT_WITH)
-"""Relations made from events: a cold product has none of them."""
+BEHAVIOURAL: Final = (INTERACTED, BOUGHT_WITH, ALSO_BOUGHT)
+"""Relations that only what has been sold has: a cold product has none of them."""
 
 
 def quote_identifier(name: str) -> str:

@@ -238,7 +238,7 @@ class KnowledgeGraph:
         return cls(vocabularies, facts, products, about["until"], about["content_hash"], names)
 
     def without_behaviour(self, item_nums: NDArray[np.int64]) -> KnowledgeGraph:
-        """The same graph where the given items are cold: no INTERACTED and no BOUGHT_WITH edge touches them.
+        """The same graph where the given items are cold: no edge of ``schema.BEHAVIOURAL`` touches them.
 
         BOUGHT_WITH edges *between other items* stay: they were counted per pair, from those two items alone.
         """
@@ -248,6 +248,10 @@ class KnowledgeGraph:
         facts[schema.INTERACTED] = facts[schema.INTERACTED].select(~gone[facts[schema.INTERACTED].tails])
         together = facts[schema.BOUGHT_WITH]
         facts[schema.BOUGHT_WITH] = together.select(~gone[together.heads] & ~gone[together.tails])
+        listed = facts[schema.ALSO_BOUGHT]
+        left = {self.items.keys[num] for num in item_nums}
+        named = np.array([key in left for key in self.vocabularies[schema.COMPANION].keys], dtype=bool)
+        facts[schema.ALSO_BOUGHT] = listed.select(~gone[listed.heads] & ~named[listed.tails])
         return replace(self, facts=facts)
 
 

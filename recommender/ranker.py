@@ -19,6 +19,7 @@ from encoders.text import TextEncoder
 from encoders.tuning import fine_tune
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
+from recommender.companions import Companions
 from recommender.fusion import Calibrator, Examples, Fusion
 from recommender.scorers import BEHAVIOUR, Block, Neighbours, Scorers, Steps, load_neighbours, save_neighbours
 
@@ -208,7 +209,7 @@ class Ranker:
         others = np.setdiff1d(np.flatnonzero(warm), reference)
         short = min(len(others), max(0, _N_BASELINE - int(warm[reference].sum())))
         reference = np.concatenate([reference, rng.choice(others, short, replace=False)])
-        trainer = _Trainer(content, neighbours, folds, reference, seed, report, checkpoint)
+        trainer = _Trainer(content, neighbours, Companions.of(graph), folds, reference, seed, report, checkpoint)
         fusions, calibrators, metrics = trainer.train()
         metrics["text encoder"] = content.encoder.metrics
         report("index", 0, 2)
@@ -549,6 +550,7 @@ class _Trainer:
         self,
         content: ItemContent,
         neighbours: Neighbours,
+        companions: Companions,
         folds: Sequence[_Fold],
         reference: NDArray[np.int64],
         seed: int,
@@ -557,6 +559,7 @@ class _Trainer:
     ) -> None:
         self._content = content
         self._neighbours = neighbours
+        self._companions = companions
         self._folds = folds
         self._reference = reference
         self._seed = seed
@@ -570,6 +573,7 @@ class _Trainer:
     def scorers(self, seen: sparse.csr_array, stage: str) -> Scorers:
         """Everything that is fitted on who took what, the graph encoder included; how often taught nothing more."""
         interactions = power_of(seen, 0)
+        baskets = self._companions.among(np.bincount(seen.indices, minlength=seen.shape[1]) > 0)
         named = f"graph encoder, {stage}"
         encoder = _kept(
             self._checkpoint and self._checkpoint / named,
@@ -577,6 +581,7 @@ class _Trainer:
             lambda: GraphEncoder.fit(
                 self._content,
                 interactions,
+                baskets=baskets,
                 pairs=self._pairs,
                 seed=self._seed,
                 progress=lambda done, total: self._report(named, done, total),
@@ -588,6 +593,7 @@ class _Trainer:
             self._neighbours,
             encoder,
             interactions,
+            baskets=baskets,
             ease_l2=_EASE_L2,
             reference=self._reference,
         )

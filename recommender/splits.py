@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import random
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,7 +22,7 @@ import numpy as np
 import polars as pl
 from pydantic_core import PydanticCustomError
 
-from ingest.rows import parse_timestamp
+from ingest.rows import listed_ids, parse_timestamp
 from ingest.together import bought_with
 from kg import schema
 from kg.errors import SourceError
@@ -176,6 +177,7 @@ def _graph_split(graph: KnowledgeGraph, train: Facts, rest: Facts, name: str) ->
     train = replace(train, order=_ranks(train))
     facts = {**graph.facts, schema.INTERACTED: train, schema.SIMILAR_TO: empty}
     facts[schema.BOUGHT_WITH] = _bought_with(graph, train)
+    facts[schema.ALSO_BOUGHT] = facts[schema.ALSO_BOUGHT].select(_told(graph, train))
     digest = hashlib.sha256(f"{graph.content_hash} {name}".encode()).hexdigest()[:16]
     trained_on = replace(graph, facts=facts, content_hash=digest).aligned(keys)
     tails = trained_on.items.nums([graph.items.keys[num] for num in rest.tails])
@@ -196,6 +198,14 @@ def _ranks(facts: Facts) -> NDArray[np.int64]:
     ranks = np.empty(len(facts), dtype=np.int64)
     ranks[by_head] = np.arange(len(facts)) - starts
     return ranks
+
+
+def _told(graph: KnowledgeGraph, train: Facts) -> NDArray[np.bool_]:
+    """Which ALSO_BOUGHT edges neither leave nor reach an item that is new in training. Shape (T,)."""
+    listed = graph.facts[schema.ALSO_BOUGHT]
+    sold = np.append(np.bincount(train.tails, minlength=len(graph.items)) > 0, True)
+    reached = graph.items.nums(graph.vocabularies[schema.COMPANION].keys)  # -1 is no item of the shop: stays
+    return np.asarray(sold[listed.heads] & sold[reached][listed.tails])
 
 
 def _bought_with(graph: KnowledgeGraph, train: Facts) -> Facts:
@@ -263,7 +273,8 @@ def split_shop(
     Protocol ``items``: the item ids that occur in catalogue and events, sorted, ``random.Random(seed).shuffle``, the
     first fifth hidden with all their events. Protocol ``time``: every event at or after ``cut`` is hidden; what was
     never sold before it is new. Events of items outside the catalogue are left out of both sides; an ``available_from``
-    at or after the cut is taken out (it tells how long a new item was on sale in the hidden time).
+    at or after the cut is taken out (it tells how long a new item was on sale in the hidden time). ``also_bought``
+    stays between known items. It may tell of their hidden pairs: leave it out of the source where these are measured.
 
     Args:
         source: a shop folder, or its tables.
@@ -313,7 +324,11 @@ def split_shop(
     new_names = [f"i{number:07d}" for number in range(len(shop.items))]
     rng.shuffle(new_names)
     renamed = dict(zip(sorted(known), new_names, strict=False))
-    items = [{**item, "item_id": renamed[item["item_id"]]} for item in shop.items]
+    sold = set(train["item_id"].to_list())
+    unsaid = known - sold
+    items = [
+        {**_without_companions(item, sold, unsaid, renamed), "item_id": renamed[item["item_id"]]} for item in shop.items
+    ]
     if at is not None:
         items = [_without_later_launch(item, at) for item in items]
     rng.shuffle(items)
@@ -418,6 +433,16 @@ def _count_anew(train: pl.DataFrame) -> pl.DataFrame:
         .with_columns(position=pl.int_range(pl.len()).over("user_id"))
         .select("user_id", "item_id", "position", *carried)
     )
+
+
+def _without_companions(
+    item: dict[str, Any], sold: Collection[str], unsaid: Collection[str], renamed: Mapping[str, str]
+) -> dict[str, Any]:
+    """An item's ``also_bought`` under new ids, without those of new items; a new item has none."""
+    if not item.get("also_bought"):
+        return item
+    listed = listed_ids(item["also_bought"]) if item["item_id"] in sold else []
+    return {**item, "also_bought": [renamed.get(one, one) for one in listed if one not in unsaid]}
 
 
 def _without_later_launch(item: dict[str, Any], cut: int) -> dict[str, Any]:

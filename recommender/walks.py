@@ -58,7 +58,7 @@ class WalkFinder:
         self._adjacency: dict[schema.Relation, _Adjacency] = {}
         self._meeting: dict[str, NDArray[np.float64]] = {schema.PRODUCT: np.ones(n_items)}
         for relation in schema.RELATIONS:
-            if relation == schema.INTERACTED:
+            if relation in (schema.INTERACTED, schema.ALSO_BOUGHT):  # no reason leads along them
                 continue
             facts = graph.facts[relation]
             weights = np.ones(len(facts))

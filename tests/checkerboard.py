@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def checkerboard(
         schema.BRAND: Vocabulary([f"{name} {line}" for name in COLOURS for line in ("one", "two")]),
         schema.CATEGORY: Vocabulary([*(f"paint > {name}" for name in COLOURS), "paint"]),
         schema.ATTRIBUTE: Vocabulary([f"tint={name}" for name in COLOURS]),
+        schema.COMPANION: Vocabulary([]),
     }
     return KnowledgeGraph(vocabularies, facts, products, None, f"checkerboard-{seed}")
 
@@ -80,6 +82,17 @@ def histories_of(*histories: Sequence[int] | np.ndarray, n_items: int = 80) -> s
     """Item nums, oldest first, as rows of single purchases. Shape (B, I)."""
     rows = [history_of(np.asarray(history, dtype=np.int64), n_items) for history in histories]
     return sparse.csr_array(sparse.vstack(rows, format="csr"))
+
+
+def with_companions(graph: KnowledgeGraph, pairs: Sequence[tuple[int, str]]) -> KnowledgeGraph:
+    """The graph with ALSO_BOUGHT edges of (item num, id of the companion)."""
+    companions = Vocabulary(list(dict.fromkeys(name for _, name in pairs)))
+    listed = _facts([num for num, _ in pairs], companions.nums([name for _, name in pairs]))
+    return replace(
+        graph,
+        vocabularies={**graph.vocabularies, schema.COMPANION: companions},
+        facts={**graph.facts, schema.ALSO_BOUGHT: listed},
+    )
 
 
 def lists_of(histories: sparse.csr_array) -> list[np.ndarray]:

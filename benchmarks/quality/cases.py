@@ -28,13 +28,18 @@ class DataSet:
     def read(self, data_folder: Path) -> Shop:
         if self.name == "online_retail":
             return _online_retail(data_folder / self.name)
+        if self.name == LISTED:
+            return _with_companions(data_folder / "beauty")
         return read_shop(data_folder / self.name)
 
 
+LISTED: Final = "beauty_also_bought"
+"""``beauty``, where items sold before also have what else is bought with them, by lists that the events do not hold."""
 SETS: Final = {
     "generated": DataSet("generated"),
     "scientific": DataSet("scientific"),
     "beauty": DataSet("beauty"),
+    LISTED: DataSet(LISTED),
     "online_retail": DataSet("online_retail", {"protocol": "time", "cut": "2011-06-01"}),
 }
 WARM_SHARE: Final = 0.1
@@ -176,6 +181,17 @@ def _binary(matrix: sparse.csr_array) -> sparse.csr_array:
     matrix.eliminate_zeros()
     matrix.data[:] = 1
     return matrix
+
+
+def _with_companions(folder: Path) -> Shop:
+    shop = read_shop(folder)
+    edges = pl.read_csv(folder / "behavioural_edges.tsv.gz", separator="\t", infer_schema=False)
+    bought = edges.filter(pl.col("relation").is_in(["also_bought", "bought_together"]))
+    of_item = bought.group_by(pl.col("head_item_id"), maintain_order=True).agg(
+        pl.col("tail").unique(maintain_order=True)
+    )
+    listed = dict(of_item.iter_rows())
+    return Shop([{**item, "also_bought": listed.get(item["item_id"], [])} for item in shop.items], shop.events)
 
 
 def _online_retail(folder: Path) -> Shop:

@@ -34,6 +34,7 @@ GOOD_ITEM = st.fixed_dictionaries(
         "attributes": st.dictionaries(LABELS_OF_TEXT, st.one_of(VALUES, st.lists(VALUES, max_size=2)), max_size=3),
         "price": st.floats(0, 1e6),
         "available_from": st.integers(0, 1_700_000_000),
+        "also_bought": st.lists(IDS, max_size=3),
     },
 )
 BAD_ITEM = st.sampled_from(

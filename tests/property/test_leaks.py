@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkerboard import COLOURS, checkerboard, tiny_text_model
+from checkerboard import COLOURS, checkerboard, tiny_text_model, with_companions
 
 from kg import KnowledgeGraph, schema
 from recommender.ranker import Ranker
@@ -32,7 +32,7 @@ def test_shuffled_labels_fall_to_chance(text_model: str) -> None:
 
 
 def test_co_purchase_edges_of_new_items_are_not_read(text_model: str) -> None:
-    """BOUGHT_WITH and SIMILAR_TO edges planted on new items change nothing of what is learned."""
+    """BOUGHT_WITH, SIMILAR_TO and ALSO_BOUGHT edges planted on new items change nothing of what is learned."""
     graph = checkerboard(n_items=40, n_users=60, n_new=8)
     new = np.flatnonzero(graph.n_events == 0)
     facts = graph.facts[schema.BOUGHT_WITH]
@@ -42,9 +42,11 @@ def test_co_purchase_edges_of_new_items_are_not_read(text_model: str) -> None:
         tails=new - 8,
         weights=np.full(8, 9, dtype=np.float32),
         at=np.full(8, -1),
+        last_at=np.full(8, -1),
         order=np.zeros(8, dtype=np.int64),
     )
     leaky = replace(graph, facts={**graph.facts, schema.BOUGHT_WITH: planted, schema.SIMILAR_TO: planted})
+    leaky = with_companions(leaky, [(num, f"i{num - 8:04}") for num in new] + [(num - 8, f"i{num:04}") for num in new])
     clean, fed = (Ranker.fit(one, text_model=text_model) for one in (graph, leaky))
     assert clean.fingerprint == fed.fingerprint
 

@@ -183,6 +183,13 @@ def test_kept_and_read_again(good_shop, workspace):
     assert not list(workspace.path.rglob("*.next"))
 
 
+def test_items_that_were_kept_before_there_were_companions_are_read(good_shop, workspace):
+    data, _ = read(good_shop)
+    write_canonical(workspace, data)
+    data.items.drop("also_bought").write_parquet(workspace.items_file)
+    assert read_canonical(workspace).items.equals(data.items)
+
+
 def test_an_empty_workspace_holds_nothing(workspace):
     assert read_canonical(workspace).content_hash() == NOTHING.content_hash()
 

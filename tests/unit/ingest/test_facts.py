@@ -5,6 +5,7 @@ from ingest.facts import (
     EVENT_COLUMNS,
     TAXONOMY_COLUMNS,
     GraphTables,
+    also_bought,
     attribute_key,
     brand_key,
     category_key,
@@ -35,6 +36,18 @@ def test_columns_are_those_of_the_schema():
         assert node_columns(label).names() == ["key", *schema.NODE_PROPERTIES[label]]
     for relation in RELATIONS:
         assert edge_columns(relation).names() == ["head", "tail", *schema.EDGE_PROPERTIES[relation]]
+
+
+def test_companions_are_those_of_sold_items_that_join_something():
+    rows = [
+        {"item_id": "a", "also_bought": ["b", "x", "new", "a", "alone"]},
+        {"item_id": "b", "also_bought": ["x"]},
+        {"item_id": "new", "also_bought": ["a", "x"]},
+    ]
+    tables = also_bought(items_frame(Item.model_validate(row) for row in rows), pl.Series(["a", "b"]))
+    assert tables.nodes[schema.COMPANION]["key"].to_list() == ["b", "x"]
+    assert pairs(tables, schema.ALSO_BOUGHT) == [("a", "b"), ("a", "x"), ("b", "x")]
+    assert set(tables.edges[schema.ALSO_BOUGHT]["source"]) == {"behaviour"}
 
 
 def test_conform_fills_drops_casts_and_sorts():

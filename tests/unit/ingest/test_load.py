@@ -434,6 +434,21 @@ def test_online_retails_layout(shop, memory, workspace, helpers):
     ]
 
 
+def test_a_list_of_companions_is_taken_once_the_product_sells(shop, memory, workspace):
+    rows = [{"item_id": "old", "also_bought": ["x", "fresh"]}, {"item_id": "fresh", "also_bought": "x | old"}]
+    shop.write("items.jsonl", rows)
+    shop.write("events.jsonl", [{"user_id": "u", "item_id": "old"}])
+    shop.load(memory, workspace=workspace)
+    assert pairs(memory, schema.ALSO_BOUGHT) == []
+    shop.write("events.jsonl", [{"user_id": "u", "item_id": "old"}, {"user_id": "u", "item_id": "fresh"}])
+    shop.load(memory, workspace=workspace)
+    assert pairs(memory, schema.ALSO_BOUGHT) == [("fresh", "old"), ("fresh", "x"), ("old", "fresh"), ("old", "x")]
+    shop.write("items.jsonl", [{"item_id": "old"}, {"item_id": "fresh"}])
+    shop.load(memory, workspace=workspace)
+    assert pairs(memory, schema.ALSO_BOUGHT) == []
+    assert memory.nodes(schema.COMPANION).is_empty()
+
+
 def test_a_cold_product_has_no_behavioural_edge(good_shop, memory):
     good_shop.load(memory)
     for relation in schema.BEHAVIOURAL:

@@ -18,6 +18,7 @@ from ingest.rows import (
     clean_text,
     clip,
     default_weight,
+    listed_ids,
     meant_fields,
     parse_timestamp,
     reason_of,
@@ -184,6 +185,7 @@ def test_an_item_with_everything():
             "price": "12.50",
             "available_from": "1970-01-02",
             "image": "https://shop.example/7.jpg",
+            "also_bought": [8, "x-1", 8, None],
             "internal_note": "not kept",
         }
     )
@@ -198,8 +200,25 @@ def test_an_item_with_everything():
         "price": 12.5,
         "available_from": DAY,
         "image": "https://shop.example/7.jpg",
+        "also_bought": ["8", "x-1"],
     }
     assert Item.model_validate_json(item.model_dump_json()) == item
+
+
+@pytest.mark.parametrize("given", ["a | b", '["a", "b", "a"]', ("a", "b"), ["a", "", "b"]])
+def test_ids_are_listed_in_the_ways_that_files_have(given):
+    assert listed_ids(given) == ["a", "b"]
+
+
+@pytest.mark.parametrize("given", [None, "", [], "[]", " "])
+def test_no_ids_are_an_empty_list(given):
+    assert listed_ids(given) == []
+
+
+@pytest.mark.parametrize("given", [7, {"a": 1}, [{"a": 1}], [1.5], "[1.5]"])
+def test_what_lists_no_ids_is_refused(given):
+    with pytest.raises(ValidationError, match="also_bought"):
+        Item.model_validate({"item_id": "a", "also_bought": given})
 
 
 def test_lists_and_maps_in_one_csv_cell():

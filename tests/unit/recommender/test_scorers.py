@@ -131,6 +131,28 @@ def scorers(graph: KnowledgeGraph, content: ItemContent) -> Scorers:
     return Scorers.fit(content, neighbours, encoder, graph.interactions, ease_l2=50.0, reference=np.arange(0, 80, 2))
 
 
+def test_baskets_lead_from_item_to_item_like_customers(
+    scorers: Scorers, graph: KnowledgeGraph, content: ItemContent
+) -> None:
+    """Items of two colours, which no customer takes together, in some baskets."""
+    red, green = 0, 1
+    baskets = np.zeros((5, 80), dtype=np.float32)
+    baskets[:, [red, green]] = 1
+    basketed = Scorers.fit(
+        content,
+        scorers._neighbours,
+        scorers.encoder,
+        graph.interactions,
+        baskets=sparse.csr_array(baskets),
+        ease_l2=50.0,
+        reference=np.arange(0, 80, 2),
+    )
+    for step in ("ease", "walk"):
+        before, after = (one.models[step][[red]][:, [green]].sum() for one in (scorers, basketed))
+        assert after > before + 0.01, step
+    np.testing.assert_array_equal(basketed.n_events, scorers.n_events)
+
+
 def test_few_candidates_get_the_scores_that_they_get_among_many(
     scorers: Scorers, graph: KnowledgeGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:

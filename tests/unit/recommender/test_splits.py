@@ -56,6 +56,20 @@ def test_a_fifth_of_the_sold_items_is_hidden_with_all_its_events(shop, tmp_path)
     assert truth.n_test_users == hidden["user_id"].n_unique()
 
 
+def test_companions_are_renamed_and_tell_nothing_of_new_items(shop, tmp_path):
+    everyone = [item["item_id"] for item in shop.items]
+    listed = [{**item, "also_bought": [*everyone, "elsewhere"]} for item in shop.items]
+    splits.split_shop(splits.Shop(listed, shop.events), tmp_path, seed=3)
+    names = dict(pl.read_csv(tmp_path / "ids.csv").rows())
+    sold = set(training(tmp_path)["item_id"])
+    for line in (tmp_path / "shop" / "items.jsonl").read_text(encoding="utf-8").splitlines():
+        item = json.loads(line)
+        found = [names.get(one, one) for one in item["also_bought"]]
+        assert found == (
+            [*[one for one in everyone if one in sold], "elsewhere"] if names[item["item_id"]] in sold else []
+        )
+
+
 def test_ids_rows_and_positions_tell_nothing(shop, tmp_path):
     splits.split_shop(shop, tmp_path, seed=0)
     rows = [json.loads(line) for line in (tmp_path / "shop" / "items.jsonl").read_text().splitlines()]
@@ -195,6 +209,10 @@ def store(shop):
     )
     store.write_edges(schema.INTERACTED, bought)
     store.write_edges(schema.BOUGHT_WITH, bought_with(bought).edges[schema.BOUGHT_WITH])
+    store.write_nodes(schema.COMPANION, pl.DataFrame({"key": ["elsewhere", *(f"p{n:02d}" for n in range(40))]}))
+    listed = [(f"p{n:02d}", tail) for n in range(40) for tail in ("elsewhere", f"p{(n + 1) % 40:02d}")]
+    listed = pl.DataFrame(listed, schema=["head", "tail"], orient="row").with_columns(source=pl.lit("behaviour"))
+    store.write_edges(schema.ALSO_BOUGHT, listed)
     similar = pl.DataFrame({"head": ["p01"], "tail": ["p02"], "score": [0.5], "source": ["text"]})
     store.write_edges(schema.SIMILAR_TO, similar)
     return store
@@ -212,11 +230,12 @@ def test_a_graph_is_split_as_its_folder_is(shop, store, tmp_path):
     assert pairs(split) == set(original(tmp_path, truth.hidden).select("user_id", "item_id").rows())
     assert split.cold.sum() == truth.n_cold_items
     assert split.hidden.shape == (30, 41)
+    new = {split.graph.items.keys[num] for num in np.flatnonzero(split.cold)}
     for relation in schema.BEHAVIOURAL:
         facts = split.graph.facts[relation]
-        ends = [facts.tails] if relation == schema.INTERACTED else [facts.heads, facts.tails]
         assert len(facts)
-        assert not any(split.cold[end].any() for end in ends)
+        for nums, label in ((facts.heads, relation.head_label), (facts.tails, relation.tail_label)):
+            assert not new & {split.graph.vocabularies[label].keys[num] for num in nums}
     assert not len(split.graph.facts[schema.SIMILAR_TO])
     assert list(split.graph.items.keys) != sorted(split.graph.items.keys)
     facts = split.graph.facts[schema.INTERACTED]
