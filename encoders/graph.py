@@ -239,7 +239,6 @@ class GraphEncoder:
         content: ItemContent,
         interactions: sparse.csr_array,
         *,
-        baskets: sparse.csr_array | None = None,
         pairs: Pairs,
         embedding_size: int = 128,
         n_steps: int | None = None,
@@ -255,8 +254,7 @@ class GraphEncoder:
 
         Args:
             content: of all I items. Those without interactions are new: they are encoded, never learned from.
-            interactions: shape (U, I), binary.
-            baskets: what is bought together besides, by nobody known, shape (B, I), binary; of items with interactions.
+            interactions: shape (U, I), binary; a row is what one customer took, or what is bought together by anybody.
             pairs: of all items.
             embedding_size: D.
             n_steps: optimiser steps; ``None`` takes one for 125 interactions, between 60 and 300.
@@ -275,8 +273,7 @@ class GraphEncoder:
         warm = np.flatnonzero(n_events)
         start = torch.from_numpy(_principal(content.dense[warm], embedding_size))
         topics = _topics(content.text, warm, seed)
-        taken = interactions if baskets is None else sparse.csr_array(sparse.vstack([interactions, baskets]))
-        together = _together(taken)
+        together = _together(interactions)
         popularity = np.log1p(n_events).astype(np.float32)
         network = _Network(start, pairs.features.shape[1]).to(place)
         optimizer, schedule = _optimizer(network, learning_rate, weight_decay, n_steps)

@@ -574,14 +574,14 @@ class _Trainer:
         """Everything that is fitted on who took what, the graph encoder included; how often taught nothing more."""
         interactions = power_of(seen, 0)
         baskets = self._companions.among(np.bincount(seen.indices, minlength=seen.shape[1]) > 0)
+        together = sparse.csr_array(sparse.vstack([interactions, baskets]))
         named = f"graph encoder, {stage}"
         encoder = _kept(
             self._checkpoint and self._checkpoint / named,
             GraphEncoder.load,
             lambda: GraphEncoder.fit(
                 self._content,
-                interactions,
-                baskets=baskets,
+                together,
                 pairs=self._pairs,
                 seed=self._seed,
                 progress=lambda done, total: self._report(named, done, total),
@@ -593,7 +593,7 @@ class _Trainer:
             self._neighbours,
             encoder,
             interactions,
-            baskets=baskets,
+            together=together,
             ease_l2=_EASE_L2,
             reference=self._reference,
         )

@@ -212,7 +212,7 @@ class Scorers:
         encoder: GraphEncoder,
         interactions: sparse.csr_array,
         *,
-        baskets: sparse.csr_array | None = None,
+        together: sparse.csr_array | None = None,
         ease_l2: float,
         reference: NDArray[np.int64],
     ) -> Scorers:
@@ -221,16 +221,16 @@ class Scorers:
         Args:
             content: content of all I items.
             neighbours: their warm neighbours.
-            encoder: trained on the same interactions.
+            encoder: trained on the same.
             interactions: shape (U, I), binary.
-            baskets: what is bought together besides, by nobody known, shape (B, I), binary; of items with an entry.
+            together: what the steps through behaviour are learned from, shape (B, I), binary: rows of items with an
+                entry; ``None`` takes the interactions.
             ease_l2: EASE's penalty.
             reference: item nums by which scores are scaled.
         """
         n_events = np.bincount(interactions.indices, minlength=interactions.shape[1]).astype(np.int64)
         warm = np.flatnonzero(n_events)
-        taken = interactions if baskets is None else sparse.csr_array(sparse.vstack([interactions, baskets]))
-        seen = sparse.csr_array(taken[:, warm])
+        seen = sparse.csr_array((interactions if together is None else together)[:, warm])
         walk = co_walk(seen)
         arrays: dict[str, NDArray[Any]] = {
             "n_events": n_events,

@@ -557,7 +557,7 @@ def _rp3beta(case: Case, beta: float, words: float) -> Scorer:
 
 def _ease_scores(case: Case, ridge: float) -> Scorer:
     def fit() -> Floats:
-        warm = sparse.csr_array(case.train[:, case.warm_nums])
+        warm = sparse.csr_array(case.taken[:, case.warm_nums])
         return _ease_weights(_dense(warm.T @ warm), ridge)
 
     # One at a time: on a shop of 12,000 items the weights take half a gigabyte.

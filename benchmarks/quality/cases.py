@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from recommender.companions import Companions
 from recommender.splits import Shop, read_shop, read_truth, split_shop
 
 if TYPE_CHECKING:
@@ -90,6 +91,19 @@ class Case:
     @cached_property
     def warm_nums(self) -> NDArray[np.int64]:
         return np.flatnonzero(self.n_events > 0)
+
+    @cached_property
+    def taken(self) -> sparse.csr_array:
+        """``train``, below it what the items' lists say is bought together, as if by more users. Shape (U + B, I)."""
+        listed = [(num, one) for num, item in enumerate(self.items) for one in item.get("also_bought") or []]
+        rows = {name: row for row, name in enumerate(dict.fromkeys(name for _, name in listed))}
+        own = np.array([self.item_nums.get(name, -1) for name in rows], dtype=np.int64)
+        pairs = [(rows[name], num) for num, name in listed] + [(row, num) for row, num in enumerate(own) if num >= 0]
+        at = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        baskets = sparse.csr_array(
+            (np.ones(len(pairs), dtype=np.float32), (at[0], at[1])), (len(rows), len(self.items))
+        )
+        return sparse.csr_array(sparse.vstack([self.train, Companions(baskets, own).among(self.n_events > 0)]))
 
     def test_users(self, pool: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Rows of users with a hidden positive in the pool."""

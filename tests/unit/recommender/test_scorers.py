@@ -143,7 +143,7 @@ def test_baskets_lead_from_item_to_item_like_customers(
         scorers._neighbours,
         scorers.encoder,
         graph.interactions,
-        baskets=sparse.csr_array(baskets),
+        together=sparse.csr_array(sparse.vstack([graph.interactions, sparse.csr_array(baskets)])),
         ease_l2=50.0,
         reference=np.arange(0, 80, 2),
     )
