@@ -132,8 +132,8 @@ class Engine:
         Args:
             users: one user id or many. A user without a known history gets what is most likely to sell to anyone,
                 marked ``source="popularity"``.
-            history: item ids, oldest first, instead of users; one that comes again counts for more. Unknown ids are left
-                out and named in the notes.
+            history: item ids, oldest first, instead of users; one that comes again counts for more. Unknown ids are
+                left out and named in the notes.
             k: list length; shorter only where fewer items may be shown.
             pool: ``"new"`` ranks only items without any interaction, ``"all"`` every item. A user's own never show.
             explain: add paths that are found true in the graph store during this call.
