@@ -177,16 +177,16 @@ class Fusion:
         if not len(validation) or validation.personal.shape[2] < 2:
             blend = cls({**_Network(blends[0] * readable).arrays(), _ANYONE: anyone})
             return blend, blend, {"shipped": "blend", "because": "nothing to validate on"}
-        of_blends = [float(validation.ndcg(_linear(validation, blend * readable)).mean()) for blend in blends]
-        blended = _Network(_tempered(blends[int(np.argmax(of_blends))] * readable, train)).arrays()
-        blended[_ANYONE] = anyone
-        models = {"blend": cls(blended)}
+        of_blends = [float(validation.ndcg(blended(validation, blend * readable)).mean()) for blend in blends]
+        tempered = _Network(_tempered(blends[int(np.argmax(of_blends))] * readable, train)).arrays()
+        tempered[_ANYONE] = anyone
+        models = {"blend": cls(tempered)}
         n_steps = 2 * (1 + epochs)
 
         def learned(examples: Sequence[Examples], before: int, epochs: int) -> dict[str, Fusion]:
             linear = {
-                **blended,
-                "linear": _best_linear(blended["linear"], examples, readable),
+                **tempered,
+                "linear": _best_linear(tempered["linear"], examples, readable),
                 _ANYONE: _best_for_anyone(anyone, examples),
             }
             report(before + 1, n_steps)
@@ -365,7 +365,7 @@ def _loaded(weights: dict[str, NDArray[np.float32]]) -> _Network:
     return network
 
 
-def _linear(examples: Examples, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+def blended(examples: Examples, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores by the weights of the personal scores alone. Shape (B, C)."""
     used = np.flatnonzero(weights[: len(examples.personal)])
     total = np.zeros(examples.personal.shape[1:], dtype=np.float32)

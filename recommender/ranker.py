@@ -7,8 +7,9 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -20,7 +21,7 @@ from encoders.tuning import fine_tune
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
 from recommender.companions import Companions
-from recommender.fusion import Calibrator, Examples, Fusion
+from recommender.fusion import Calibrator, Examples, Fusion, blended
 from recommender.scorers import BEHAVIOUR, Block, Neighbours, Scorers, Steps, load_neighbours, save_neighbours
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ _EPOCHS: Final[dict[Stratum, int]] = {"new": 0, "known": 20}
 """Of the fusion's network. It tells new items no better than a linear model, which no random draw moves: on seven
 rehearsed launches of three shops the linear one was .3 % ahead. Known items have few examples: 6 epochs left up to an
 eighth of their NDCG behind."""
+_EMPHASES: Final = (1.0, 0.0)
+"""Exponents of a history's strengths that are rehearsed: what is bought again counts for more, or it does not."""
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
@@ -138,6 +141,7 @@ class Ranker:
         *,
         metrics: dict[str, Any],
         scales: dict[str, NDArray[Any]],
+        emphasis: float,
         ahead: float,
         seed: int,
     ) -> None:
@@ -149,6 +153,7 @@ class Ranker:
         self._calibrators = calibrators
         self.metrics = metrics
         self._scales = scales
+        self._emphasis = emphasis
         self._ahead = ahead
         self._seed = seed
         digest = hashlib.sha256(repr((self.item_ids, seed)).encode())
@@ -224,6 +229,7 @@ class Ranker:
             calibrators,
             metrics=metrics,
             scales=_no_scales(),
+            emphasis=trainer.emphasis,
             ahead=-float(np.log(folds[-1].known_share)),
             seed=seed,
         )
@@ -246,6 +252,7 @@ class Ranker:
         config = {
             "format": FORMAT,
             "seed": self._seed,
+            "emphasis": self._emphasis,
             "ahead": self._ahead,
             "scores": self._scorers.names,
             "facts": self._scorers.fact_names,
@@ -287,6 +294,7 @@ class Ranker:
             {stratum: Calibrator(**config["calibrators"][stratum]) for stratum in STRATA},
             metrics=_read_json(folder / "metrics.json"),
             scales=load_file(folder / "scales.safetensors"),
+            emphasis=config["emphasis"],
             ahead=config["ahead"],
             seed=config["seed"],
         )
@@ -347,7 +355,7 @@ class Ranker:
 
     def read(self, histories: sparse.csr_array) -> Histories:
         """Histories (as ``KnowledgeGraph.histories`` has them, shape (B, I)) made ready for ``audience``."""
-        rows = self._scorers.histories(latest(histories, _MAX_HISTORY))
+        rows = _read(self._scorers, histories, self._emphasis)
         return Histories(rows, np.diff(rows.indptr).astype(np.float32), *self._scale(rows))
 
     def rank(
@@ -443,7 +451,7 @@ class Ranker:
 
     def parts(self, history: sparse.csr_array, item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Each single score of items for one history, as the fusion reads it: above the user's mean. Shapes (C,)."""
-        rows = self._scorers.histories(history)
+        rows = _read(self._scorers, history, self._emphasis)
         personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[:, 0]
         facts = self._scorers.facts(item_nums)
         named = dict(zip(self._scorers.names, personal, strict=True))
@@ -536,11 +544,18 @@ class Ranker:
         return scale, np.stack(baselines, axis=1)
 
     def _remember_scales(self, histories: sparse.csr_array) -> None:
-        rows = self._scorers.histories(latest(histories, _MAX_HISTORY))
+        rows = _read(self._scorers, histories, self._emphasis)
         scale, baselines = self._compute_scale(rows)
         keys = np.array([np.frombuffer(_key(rows, row), dtype=np.uint8) for row in range(rows.shape[0])])
         self._scales = {"keys": keys.reshape(-1, 8), "scale": scale, "baselines": baselines}
         self._scale_of = {key.tobytes(): row for row, key in enumerate(self._scales["keys"])}
+
+
+class _Rehearsed(NamedTuple):
+    """Examples of new and of known items, a set a rehearsal or part of one."""
+
+    new: list[Examples]
+    known: list[Examples]
 
 
 class _Trainer:
@@ -565,6 +580,7 @@ class _Trainer:
         self._seed = seed
         self._report = report
         self._checkpoint = checkpoint
+        self.emphasis = _EMPHASES[0]
         # A stream a stratum: what is drawn for known items moves nothing that is learned of new ones.
         self._rngs = {stratum: np.random.default_rng([seed, 1, place]) for place, stratum in enumerate(STRATA)}
         self._pairs = Pairs(neighbours.matrices)
@@ -600,18 +616,28 @@ class _Trainer:
 
     def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
         """Learn both fusions from the folds; the last one validates, of known items by chance a third of its users."""
-        new, known = [], []
+        differ = any(np.ptp(fold.seen.data) > 0 for fold in self._folds if fold.seen.nnz)
+        rehearsed = {emphasis: _Rehearsed([], []) for emphasis in (_EMPHASES if differ else _EMPHASES[:1])}
         for number, fold in enumerate(self._folds, start=1):
             scorers = self.scorers(fold.seen, f"fold {number} of {len(self._folds)}")
             users = {stratum: rng.permutation(fold.seen.shape[0]) for stratum, rng in self._rngs.items()}
-            new.append(self._examples(scorers, fold.seen, fold.hidden_new, fold.hidden_new, users["new"]))
-            if fold.hidden_known is not None:
-                # By time another span validates: one and the same span tells which items rise in it, to any customer.
-                parts = [users["known"]] if fold.by == "time" else np.array_split(users["known"], _N_FOLDS)
-                known += [self._examples(scorers, fold.seen, fold.hidden_known, fold.seen, part) for part in parts]
+            # By time another span validates: one and the same span tells which items rise in it, to any customer.
+            parts = [users["known"]] if fold.by == "time" else np.array_split(users["known"], _N_FOLDS)
+            for emphasis, (new, known) in rehearsed.items():
+                made = partial(self._examples, scorers, emphasis, fold.seen)
+                new.append(made(fold.hidden_new, fold.hidden_new, users["new"]))
+                if fold.hidden_known is not None:
+                    known += [made(fold.hidden_known, fold.seen, part) for part in parts]
+        untrained = {emphasis: self._untrained(examples.new) for emphasis, examples in rehearsed.items()}
+        self.emphasis = max(untrained, key=untrained.__getitem__)
+        new, known = rehearsed[self.emphasis]
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator | None] = {}
-        metrics: dict[str, Any] = {"folds": fold.by, "graph encoder gates": scorers.encoder.gates()}
+        metrics: dict[str, Any] = {
+            "folds": fold.by,
+            "ndcg@20 by emphasis": untrained,
+            "graph encoder gates": scorers.encoder.gates(),
+        }
         for stratum, examples in zip(STRATA, (new, known), strict=True):
             fusions[stratum], calibrators[stratum], metrics[stratum] = self._fit(stratum, scorers, examples)
         return fusions, _all_calibrated(calibrators), metrics
@@ -619,6 +645,7 @@ class _Trainer:
     def _examples(
         self,
         scorers: Scorers,
+        emphasis: float,
         seen: sparse.csr_array,
         hidden: sparse.csr_array,
         candidates_of: sparse.csr_array,
@@ -633,7 +660,7 @@ class _Trainer:
         tested_share = float(testable.mean()) if len(users) else 0.0
         users = users[testable][:_MAX_USERS]
         block = scorers.block(candidates)
-        rows = scorers.histories(latest(seen[users], _MAX_HISTORY))
+        rows = _read(scorers, seen[users], emphasis)
         scale = scorers.scale(rows)
         personal = np.empty((len(scorers.names), len(users), len(candidates)), dtype=np.float16)
         for start in range(0, len(users), 256):
@@ -650,16 +677,27 @@ class _Trainer:
             tested_share,
         )
 
+    def _untrained(self, rehearsals: Sequence[Examples]) -> float:
+        """NDCG@20 of new items by the best blend of each rehearsal, their mean."""
+        of_each = [
+            max(float(examples.ndcg(blended(examples, blend)).mean()) for blend in self._blends("new"))
+            for examples in rehearsals
+            if len(examples)
+        ]
+        return round(float(np.mean(of_each)), 4) if of_each else 0.0
+
+    def _blends(self, stratum: Stratum) -> list[NDArray[np.float32]]:
+        return [
+            np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
+        ]
+
     def _fit(
         self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
     ) -> tuple[Fusion, Calibrator | None, dict[str, Any]]:
         *train, validation = examples
-        blends = [
-            np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
-        ]
         readable = np.array([stratum == "known" or column not in _OWN for column in self._columns])
         fusion, validated, about = Fusion.fit(
-            blends,
+            self._blends(stratum),
             train,
             validation,
             readable=readable,
@@ -859,6 +897,13 @@ def _histories(graph: KnowledgeGraph) -> sparse.csr_array:
             "ingest events of at least 2 customers and 2 items"
         )
     return graph.histories
+
+
+def _read(scorers: Scorers, histories: sparse.csr_array, emphasis: float) -> sparse.csr_array:
+    """The latest items of each history as the scores see them. Shape (B, n_warm)."""
+    rows = scorers.histories(latest(histories, _MAX_HISTORY))
+    rows.data **= np.float32(emphasis)
+    return rows
 
 
 def _clock(graph: KnowledgeGraph) -> NDArray[np.int64] | None:

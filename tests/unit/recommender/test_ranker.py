@@ -492,6 +492,7 @@ def test_a_fold_does_not_know_what_comes_again_after_it() -> None:
 
 def test_what_a_customer_takes_more_often_is_listened_to_more(ranker: Ranker) -> None:
     """Once red and once green leaves it open; three times red against a look at green does not."""
+    assert ranker._emphasis == 1
     red, green = 0, 1
     asked = histories_of([red, green], [red, green])
     asked.data[2:] = strength_of(np.array([3, 0.2], dtype=np.float32))
@@ -499,6 +500,30 @@ def test_what_a_customer_takes_more_often_is_listened_to_more(ranker: Ranker) ->
     colours = np.arange(64, 80) % len(COLOURS)
     lead = [scores[colours == red].mean() - scores[colours == green].mean() for scores in (once, often)]
     assert lead[1] > lead[0] + 0.1
+
+
+@pytest.mark.parametrize(("own_colour", "emphasis"), [(True, 1.0), (False, 0.0)])
+def test_whether_strengths_tell_is_rehearsed(own_colour: bool, emphasis: float, text_model: str) -> None:
+    """Half of what a customer took is of another colour; the strong half is of their own, or the other way round."""
+    graph = checkerboard()
+    facts = graph.facts[schema.INTERACTED]
+    heads, tails = (np.concatenate([side, side]) for side in (facts.heads, facts.tails))
+    tails[len(facts) :] = tails[len(facts) :] // 4 * 4 + np.random.default_rng(0).integers(4, size=len(facts))
+    strong = np.arange(len(tails)) < len(facts)
+    noisy = replace(
+        facts.joined(facts),
+        heads=heads,
+        tails=tails,
+        weights=np.where(strong == own_colour, 20, 0.2).astype(np.float32),
+        order=np.concatenate([facts.order, facts.order + 6]),
+    )
+    first = np.unique(heads * 80 + tails, return_index=True)[1]
+    mask = np.zeros(len(heads), dtype=bool)
+    mask[first] = True
+    shop = replace(graph, facts={**graph.facts, schema.INTERACTED: noisy.select(mask)})
+    ranker = Ranker.fit(shop, text_model=text_model)
+    assert ranker._emphasis == emphasis
+    assert set(ranker.metrics["ndcg@20 by emphasis"]) == {1.0, 0.0}
 
 
 def test_without_a_clock_or_with_too_few_launches_items_are_hidden_at_random(graph: KnowledgeGraph) -> None:
