@@ -349,6 +349,31 @@ def test_inner_cases_hide_nothing_of_the_truth(modules, data, tmp_path):
     assert not (case.inner().new & case.new).any()
 
 
+def test_lists_of_what_is_bought_together_are_read_without_the_new_items(modules, tmp_path):
+    """Items of an also_bought list, in the catalogue and not, as more users of the baselines; views are no purchases."""
+    _, cases, _ = modules
+    shop = tmp_path / "data" / "beauty"
+    shop.mkdir(parents=True)
+    events = [(f"u{user}", f"p{(user + step) % 20}", step) for user in range(20) for step in range(4)]
+    with gzip.open(shop / "items.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"item_id": f"p{num}", "brand": "b"}) + "\n" for num in range(20))
+    with gzip.open(shop / "events.csv.gz", "wt") as file:
+        csv.writer(file).writerows([("user_id", "item_id", "position"), *events])
+    pairs = [(f"p{num}", relation, tail) for num in range(20) for relation, tail in (
+        ("also_bought", "asin:elsewhere"), ("bought_together", f"p{(num + 1) % 20}"), ("also_viewed", "asin:seen")
+    )]  # fmt: skip
+    with gzip.open(shop / "behavioural_edges.tsv.gz", "wt") as file:
+        csv.writer(file, delimiter="\t").writerows([("head_item_id", "relation", "tail"), *pairs])
+    case = cases.load_case(cases.make_split(tmp_path, tmp_path / "data", cases.LISTED, "cold", 0), 0)
+    assert case.new.sum() == 4
+    for one in (case, case.inner()):
+        baskets = one.taken[len(one.users) :]
+        known = int((one.n_events > 0).sum())
+        assert baskets[np.diff(baskets.indptr) > 2].sum() == known, "all known items are bought with what is elsewhere"
+        assert 0 < baskets.shape[0] <= known + 1, "what is only seen together makes no basket"
+        assert not baskets[:, np.flatnonzero(one.n_events == 0)].nnz
+
+
 _STUB = """
 import json, sys
 import numpy as np
