@@ -350,7 +350,7 @@ def test_inner_cases_hide_nothing_of_the_truth(modules, data, tmp_path):
 
 
 def test_lists_of_what_is_bought_together_are_read_without_the_new_items(modules, tmp_path):
-    """Items of an also_bought list, in the catalogue and not, as more users of the baselines; views are no purchases."""
+    """What is in an also_bought list makes more users for the baselines, in the catalogue or not; views do not."""
     _, cases, _ = modules
     shop = tmp_path / "data" / "beauty"
     shop.mkdir(parents=True)
