@@ -24,6 +24,7 @@ KEYS = {
     schema.CATEGORY: ("a", "'", "新"),
     schema.BRAND: ("a", "'"),
     schema.ATTRIBUTE: ("a", "新"),
+    schema.COMPANION: ("a", "'"),
 }
 SOURCES = ("catalogue", "behaviour", "text", "taxonomy", "person")
 Edges = dict[tuple[str, str], str]
