@@ -122,14 +122,12 @@ def _cold(store: GraphStore) -> tuple[bool, str]:
     products = store.nodes(schema.PRODUCT)["key"]
     warm = store.edges(schema.INTERACTED)["tail"].unique()
     cold = products.filter(~products.is_in(warm.implode()))
-    leaks = store.edges(schema.BOUGHT_WITH).filter(
-        pl.col("head").is_in(cold.implode()) | pl.col("tail").is_in(cold.implode())
-    )
-    if leaks.height:
-        return (
-            False,
-            f"{leaks.height:,} BOUGHT_WITH edges touch products without any interaction; ingest the folder again",
-        )
+    touches = pl.col("head").is_in(cold.implode()) | pl.col("tail").is_in(cold.implode())
+    for relation in (schema.BOUGHT_WITH, schema.ALSO_BOUGHT):
+        leaks = store.edges(relation).filter(touches).height
+        if leaks:
+            told = f"{leaks:,} {relation.type} edges touch products without any interaction; ingest the folder again"
+            return False, told
     return True, f"{len(cold):,} of {len(products):,} products have no interaction yet"
 
 

@@ -9,7 +9,7 @@ from tiny_shop import write_shop
 
 from kg import Workspace, schema
 from kg.store import GraphStore
-from recommender.doctor import examine
+from recommender.doctor import _cold, examine
 
 if TYPE_CHECKING:
     import pytest
@@ -36,6 +36,16 @@ def test_a_loaded_but_untrained_workspace_lacks_only_the_model(tmp_path: Path) -
     assert found["MADE_BY"] == (True, "4 edges")
     assert found["new products"] == (True, "4 of 7 products have no interaction yet")
     assert "firstshelf train" in found["model"][1]
+
+
+def test_companions_of_a_new_product_are_a_leak(store: GraphStore) -> None:
+    store.write_nodes(schema.COMPANION, pl.DataFrame({"key": ["elsewhere", "saw"]}))
+    edges = {"head": ["glue", "glue"], "tail": ["elsewhere", "saw"], "source": ["behaviour"] * 2}
+    store.write_edges(schema.ALSO_BOUGHT, pl.DataFrame(edges))
+    assert _cold(store) == (
+        False,
+        "1 ALSO_BOUGHT edges touch products without any interaction; ingest the folder again",
+    )
 
 
 def test_a_leak_and_an_unfinished_load_are_named(tmp_path: Path) -> None:
