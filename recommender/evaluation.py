@@ -140,8 +140,8 @@ def evaluate(
 
     Protocol ``items`` makes a fifth of the sold items new (and hides a tenth of the other pairs, to measure the rest);
     ``time`` hides everything from a cut on. A model is trained from scratch for every seed. The workspace, its graph
-    and its model stay as they are. ``also_bought`` lists stay between known items: of these they may tell what is hidden,
-    of new ones they do not.
+    and its model stay as they are. ``also_bought`` lists stay between known items: of these they may tell what is
+    hidden, of new ones they do not.
 
     Args:
         workspace: a workspace with loaded data; it need not be trained.
