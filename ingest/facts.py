@@ -316,8 +316,8 @@ def interactions(events: pl.DataFrame) -> GraphTables:
 def also_bought(items: pl.DataFrame, sold: pl.Series) -> GraphTables:
     """Companions and the ALSO_BOUGHT edges of canonical items that have been sold.
 
-    A companion joins something: it is a sold item itself, or several list it. What is said of an item before its first
-    sale comes from elsewhere than its customers here, and would tell at an evaluation how it sold there.
+    A companion joins something: it is a sold item itself, or several list it. A list is behaviour, so that an item
+    without a sale has none, and is in none.
 
     Args:
         items: canonical items.

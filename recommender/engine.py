@@ -334,12 +334,12 @@ class Engine:
         if history is not None:
             asked = None
             nums = np.array([self._item_num(item) for item in ids_of(history, "history item")], dtype=np.int64)
-            asked_for = history_of(nums, len(self._graph.items))
+            histories = history_of(nums, len(self._graph.items))
         elif asked is not None:
-            asked_for = self._histories_of([asked])
+            histories = self._histories_of([asked])
         else:
             raise ValueError("explain() takes a user_id or a history; give one of them")
-        return self._explainer.explain([asked], asked_for, np.array([item_num]), n_paths=n_paths)[0]
+        return self._explainer.explain([asked], histories, np.array([item_num]), n_paths=n_paths)[0]
 
     def close(self) -> None:
         """Keep the snapshot and what was read of launched items for a fast start, and release the graph store."""

@@ -156,7 +156,7 @@ class Ranker:
         self._emphasis = emphasis
         self._ahead = ahead
         self._seed = seed
-        digest = hashlib.sha256(repr((self.item_ids, seed)).encode())
+        digest = hashlib.sha256(repr((self.item_ids, seed, emphasis)).encode())
         for fusion in fusions.values():
             for name in sorted(fusion.weights):
                 digest.update(fusion.weights[name].tobytes())
@@ -355,7 +355,7 @@ class Ranker:
 
     def read(self, histories: sparse.csr_array) -> Histories:
         """Histories (as ``KnowledgeGraph.histories`` has them, shape (B, I)) made ready for ``audience``."""
-        rows = _read(self._scorers, histories, self._emphasis)
+        rows = _strengths(self._scorers, histories, self._emphasis)
         return Histories(rows, np.diff(rows.indptr).astype(np.float32), *self._scale(rows))
 
     def rank(
@@ -451,7 +451,7 @@ class Ranker:
 
     def parts(self, history: sparse.csr_array, item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Each single score of items for one history, as the fusion reads it: above the user's mean. Shapes (C,)."""
-        rows = _read(self._scorers, history, self._emphasis)
+        rows = _strengths(self._scorers, history, self._emphasis)
         personal = self._scorers.block(item_nums).personal(rows, self._scorers.scale(rows))[:, 0]
         facts = self._scorers.facts(item_nums)
         named = dict(zip(self._scorers.names, personal, strict=True))
@@ -544,7 +544,7 @@ class Ranker:
         return scale, np.stack(baselines, axis=1)
 
     def _remember_scales(self, histories: sparse.csr_array) -> None:
-        rows = _read(self._scorers, histories, self._emphasis)
+        rows = _strengths(self._scorers, histories, self._emphasis)
         scale, baselines = self._compute_scale(rows)
         keys = np.array([np.frombuffer(_key(rows, row), dtype=np.uint8) for row in range(rows.shape[0])])
         self._scales = {"keys": keys.reshape(-1, 8), "scale": scale, "baselines": baselines}
@@ -635,7 +635,7 @@ class _Trainer:
         calibrators: dict[Stratum, Calibrator | None] = {}
         metrics: dict[str, Any] = {
             "folds": fold.by,
-            "ndcg@20 by emphasis": untrained,
+            "ndcg@20 by emphasis": {f"{emphasis:g}": value for emphasis, value in untrained.items()},
             "graph encoder gates": scorers.encoder.gates(),
         }
         for stratum, examples in zip(STRATA, (new, known), strict=True):
@@ -660,7 +660,7 @@ class _Trainer:
         tested_share = float(testable.mean()) if len(users) else 0.0
         users = users[testable][:_MAX_USERS]
         block = scorers.block(candidates)
-        rows = _read(scorers, seen[users], emphasis)
+        rows = _strengths(scorers, seen[users], emphasis)
         scale = scorers.scale(rows)
         personal = np.empty((len(scorers.names), len(users), len(candidates)), dtype=np.float16)
         for start in range(0, len(users), 256):
@@ -899,7 +899,7 @@ def _histories(graph: KnowledgeGraph) -> sparse.csr_array:
     return graph.histories
 
 
-def _read(scorers: Scorers, histories: sparse.csr_array, emphasis: float) -> sparse.csr_array:
+def _strengths(scorers: Scorers, histories: sparse.csr_array, emphasis: float) -> sparse.csr_array:
     """The latest items of each history as the scores see them. Shape (B, n_warm)."""
     rows = scorers.histories(latest(histories, _MAX_HISTORY))
     rows.data **= np.float32(emphasis)

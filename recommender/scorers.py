@@ -212,7 +212,7 @@ class Scorers:
         encoder: GraphEncoder,
         interactions: sparse.csr_array,
         *,
-        together: sparse.csr_array | None = None,
+        together: sparse.csr_array,
         ease_l2: float,
         reference: NDArray[np.int64],
     ) -> Scorers:
@@ -221,16 +221,16 @@ class Scorers:
         Args:
             content: content of all I items.
             neighbours: their warm neighbours.
-            encoder: trained on the same.
+            encoder: trained on ``together``.
             interactions: shape (U, I), binary.
-            together: what the steps through behaviour are learned from, shape (B, I), binary: rows of items with an
-                entry; ``None`` takes the interactions.
+            together: what the steps through behaviour are learned from: the interactions, and below them what else is
+                bought together of items with an entry. Shape (U + B, I), binary.
             ease_l2: EASE's penalty.
             reference: item nums by which scores are scaled.
         """
         n_events = np.bincount(interactions.indices, minlength=interactions.shape[1]).astype(np.int64)
         warm = np.flatnonzero(n_events)
-        seen = sparse.csr_array((interactions if together is None else together)[:, warm])
+        seen = sparse.csr_array(together[:, warm])
         walk = co_walk(seen)
         arrays: dict[str, NDArray[Any]] = {
             "n_events": n_events,

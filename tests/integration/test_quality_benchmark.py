@@ -359,9 +359,9 @@ def test_lists_of_what_is_bought_together_are_read_without_the_new_items(modules
         file.writelines(json.dumps({"item_id": f"p{num}", "brand": "b"}) + "\n" for num in range(20))
     with gzip.open(shop / "events.csv.gz", "wt") as file:
         csv.writer(file).writerows([("user_id", "item_id", "position"), *events])
-    pairs = [(f"p{num}", relation, tail) for num in range(20) for relation, tail in (
-        ("also_bought", "asin:elsewhere"), ("bought_together", f"p{(num + 1) % 20}"), ("also_viewed", "asin:seen")
-    )]  # fmt: skip
+    pairs = [(f"p{num}", "also_bought", "asin:elsewhere") for num in range(20)]
+    pairs += [(f"p{num}", "bought_together", f"p{(num + 1) % 20}") for num in range(20)]
+    pairs += [(f"p{num}", "also_viewed", "asin:seen") for num in range(20)]
     with gzip.open(shop / "behavioural_edges.tsv.gz", "wt") as file:
         csv.writer(file, delimiter="\t").writerows([("head_item_id", "relation", "tail"), *pairs])
     case = cases.load_case(cases.make_split(tmp_path, tmp_path / "data", cases.LISTED, "cold", 0), 0)

@@ -128,7 +128,8 @@ def scorers(graph: KnowledgeGraph, content: ItemContent) -> Scorers:
     encoder = GraphEncoder.fit(
         content, graph.interactions, pairs=Pairs(neighbours.matrices), embedding_size=16, n_steps=5
     )
-    return Scorers.fit(content, neighbours, encoder, graph.interactions, ease_l2=50.0, reference=np.arange(0, 80, 2))
+    taken = graph.interactions
+    return Scorers.fit(content, neighbours, encoder, taken, together=taken, ease_l2=50.0, reference=np.arange(0, 80, 2))
 
 
 def test_baskets_lead_from_item_to_item_like_customers(
