@@ -96,7 +96,7 @@ def test_who_knows_the_truth_is_perfect_and_beats_everyone(oracle):
         for measure in ("ndcg@5", "hit@10", "mrr@50"):
             assert oracle.mean("firstshelf", pool, measure) == pytest.approx(1)
     against = {(found.method, found.pool, found.over): found for found in oracle.comparisons}
-    assert len(against) == 3 * 3
+    assert len(against) == 3 * len(evaluation.BASELINES)
     assert all(found.interval.wins for found in against.values())
     assert all(found.interval.p_value <= found.p_holm <= 0.01 for found in against.values())
 
@@ -116,6 +116,22 @@ def test_text_finds_the_taste_and_popularity_does_not(oracle):
     assert oracle.mean("popularity", "all", "cold_share") == 0
     assert oracle.mean("tfidf", "new", "cold_share") == 1
     assert oracle.mean("tfidf", "new", "miscalibration") < oracle.mean("random", "new", "miscalibration")
+
+
+def test_ease_with_text_ranks_both_kinds_of_items(oracle):
+    for method in ("tfidf", "popularity", "random"):
+        assert oracle.mean("text+ease", "all", "ndcg@5", "warm") >= oracle.mean(method, "all", "ndcg@5", "warm")
+    assert oracle.mean("text+ease", "new", "recall@5") > 1.5 * oracle.mean("random", "new", "recall@5")
+
+
+def test_ease_is_carried_over_by_hand():
+    """Two known items that are bought together, and new ones that read as one of them each."""
+    words = sparse.csr_array(np.array([[1, 0], [0, 1], [0.8, 0.6], [0, 0]], dtype=np.float32))
+    nearest = evaluation._nearest(words, np.array([2, 3]), np.array([0, 1]), 20).toarray()
+    assert nearest == pytest.approx(np.array([[0.8 / 1.4, 0.6 / 1.4], [0, 0]]))
+    assert evaluation._nearest(words, np.array([2]), np.array([0, 1]), 1).toarray() == pytest.approx(np.array([[1, 0]]))
+    assert evaluation._nearest(words, np.array([], dtype=int), np.array([0, 1]), 1).shape == (0, 2)
+    assert evaluation._z(np.array([[1.0, 3.0], [2.0, 2.0]], dtype=np.float32)).tolist() == [[-1, 1], [0, 0]]
 
 
 def test_buckets_share_out_the_positives(oracle, graph):
@@ -140,7 +156,7 @@ def test_the_answer_can_be_written_and_read(oracle):
     assert "New items only: {:.0f}, of which test customers took {:.0f};".format(*sizes) in text
     assert 0 < sizes[1] <= sizes[0]
     assert f"{oracle.mean('tfidf', 'new', 'ndcg@5'):.4f}" in text
-    assert text.count("better") == 9
+    assert text.count("better") == 3 * len(evaluation.BASELINES)
 
 
 def test_several_seeds_pair_the_same_users_and_items(oracle):
@@ -194,7 +210,7 @@ def workspace(tmp_path):
 
 def popular(graph, seed, progress):
     split = splits.GraphSplit(graph, sparse.csr_array((len(graph.users), len(graph.items))))
-    return evaluation._Baseline("popularity", split, evaluation._words(graph), seed)
+    return evaluation._Baseline(evaluation._scorer("popularity", split, evaluation._words(graph), seed), split, seed)
 
 
 @pytest.mark.parametrize(("protocol", "cut"), [("items", None), ("time", None), ("time", 1400)])
