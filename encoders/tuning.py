@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import sparse
 
-from encoders.text import TextEncoder, forward
+from encoders.text import TextEncoder, bfloat16_is_fast, forward
 
 if TYPE_CHECKING:
     import torch
@@ -181,6 +181,7 @@ def _trained(
 
     torch.manual_seed(int(rng.integers(2**31)))
     model = copy.deepcopy(encoder.model)
+    device = model.device.type
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     tuned = _top_layers(model)
@@ -196,7 +197,8 @@ def _trained(
     model.train()
     for step, batch in enumerate(batches, start=1):
         anchors, others = batch[:, 0], batch[:, 1]
-        vectors = forward(model, [texts[item] for item in batch.T.ravel().tolist()])
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16_is_fast(device)):
+            vectors = forward(model, [texts[item] for item in batch.T.ravel().tolist()])
         logits = _SCALE * vectors[:_BATCH] @ vectors[_BATCH:].T - log_q[others]
         # What shares a customer with the anchor is no negative; its own partner on the diagonal stays.
         shared = (by_item[anchors] @ by_item[others].T).toarray() > 0

@@ -526,6 +526,23 @@ def test_whether_strengths_tell_is_rehearsed(own_colour: bool, emphasis: float, 
     assert set(ranker.metrics["ndcg@20 by emphasis"]) == {"1", "0"}
 
 
+def test_a_few_repeats_are_taken_as_they_are(graph: KnowledgeGraph, text_model: str) -> None:
+    """One pair of 720 was taken twice: whether that tells anything cannot be rehearsed, and is not."""
+    facts = graph.facts[schema.INTERACTED]
+    weights = facts.weights.copy()
+    weights[0] = 2
+    shop = replace(graph, facts={**graph.facts, schema.INTERACTED: replace(facts, weights=weights)})
+    assert set(Ranker.fit(shop, text_model=text_model).metrics["ndcg@20 by emphasis"]) == {"1"}
+
+
+def test_texts_that_are_made_of_facts_alone_tune_nothing(graph: KnowledgeGraph, text_model: str) -> None:
+    empty = pl.lit(None, dtype=pl.String)
+    nameless = replace(graph, products=graph.products.with_columns(name=empty, description=empty))
+    tuned = Ranker.fit(nameless, text_model=text_model).metrics["text encoder"]
+    assert tuned["ships"] == "start"
+    assert tuned["why"].startswith("0 of 80 items have a name or description")
+
+
 def test_without_a_clock_or_with_too_few_launches_items_are_hidden_at_random(graph: KnowledgeGraph) -> None:
     interactions = _histories(graph)
     for times in (None, np.zeros((2, interactions.nnz), dtype=np.int64)):
