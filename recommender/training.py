@@ -118,4 +118,10 @@ def _notes(graph: KnowledgeGraph, ranker: Ranker) -> tuple[str, ...]:
             f"{untimed:,} of {len(times):,} interactions have no time, so that launches are rehearsed with random "
             "items instead of spans of time; give every event a timestamp"
         )
+    notes += [
+        f"the ranking of {kind} items could not be rehearsed, since too few events are left when some are hidden: it "
+        "is an untrained blend, and its odds are taken from the other items"
+        for kind in ("new", "known")
+        if "because" in ranker.metrics.get(kind, {})
+    ]
     return tuple(notes)

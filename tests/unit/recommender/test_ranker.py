@@ -75,6 +75,7 @@ def test_new_items_are_listed_beside_known_ones_that_could_not_be_rehearsed(text
     """With two events a customer none is left to be hidden: known items got odds that were never measured."""
     graph = checkerboard(n_items=80, n_new=16, n_users=200, n_history=2)
     ranker = Ranker.fit(graph, text_model=text_model)
+    assert ranker.metrics["known"]["because"] == "nothing to validate on"
     assert ranker.is_cold[ranker.rank(graph.histories, k=10, pool="all").item_nums].mean() > 0.05
 
 

@@ -35,9 +35,10 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             vectors[graph.items.num("stone")] = 0
         vectors[graph.items.num("epoxy")] = vectors[graph.items.num("glue")]
         options["checkpoint"].mkdir(parents=True)
-        return SimpleNamespace(
-            text_vectors=vectors, metrics={"ndcg": 0.5}, save=lambda folder: folder.mkdir(parents=True)
-        )
+        metrics: dict[str, Any] = {"ndcg": 0.5}
+        if options["seed"] == 99:
+            metrics["known"] = {"shipped": "blend", "because": "nothing to validate on"}
+        return SimpleNamespace(text_vectors=vectors, metrics=metrics, save=lambda folder: folder.mkdir(parents=True))
 
     monkeypatch.setattr(ranker.Ranker, "fit", fit)
     return calls
@@ -72,6 +73,11 @@ def test_events_without_a_time_among_others_are_counted_in_a_note(tmp_path: Path
     store.close()
     (note,) = train(workspace).notes
     assert note.startswith("4 of 5 interactions have no time")
+
+
+def test_items_that_could_not_be_rehearsed_are_told_in_a_note(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
+    (note,) = train(workspace_with_shop(tmp_path), seed=99).notes
+    assert note.startswith("the ranking of known items could not be rehearsed")
 
 
 def test_training_again_replaces_the_model(tmp_path: Path, fitted: list[dict[str, Any]]) -> None:
