@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from baselines import METHODS, WARM_ONLY
 from cases import LISTED, make_split
 from cells import say
 from product import CONTROLS, NAME
@@ -24,6 +25,8 @@ FOLDER: Final = Path(__file__).parent
 _FIVE: Final = ("0", "1", "2", "3", "4")
 _TRAINED_ON: Final = ("scientific", "online_retail")
 """Sets whose new items are ranked by trained baselines and by peers too; ``beauty`` is not, for the sake of time."""
+_LONG: Final = ("blend_ease_tuned", "itemknn_carried", "cease", "content_to_cf", "ppr")
+"""Baselines that are left out there for the same reason."""
 SPLITS: Final = (
     ("beauty", "cold", _FIVE),
     ("beauty", "warm", ("0",)),
@@ -60,8 +63,9 @@ def _baselines(name: str, protocol: str) -> list[list[str]]:
         ]
     if name == LISTED:  # those of EASE read the lists; the others are what they are without
         return [["ease_carried", "blend_ease", "blend_ease_graph"]]
-    trained = [["content_head"], ["dropoutnet", "aldi"], ["clcrec"], ["peers"]] if name in _TRAINED_ON else []
-    return [*trained, ["baselines"]]
+    if name in _TRAINED_ON:
+        return [["content_head"], ["dropoutnet", "aldi"], ["clcrec"], ["peers"], ["baselines"]]
+    return [[method for method in METHODS if method not in {*WARM_ONLY, *_LONG}]]
 
 
 def main() -> None:
