@@ -124,8 +124,21 @@ def test_ease_with_text_ranks_both_kinds_of_items(oracle):
     assert oracle.mean("text+ease", "new", "recall@5") > 1.5 * oracle.mean("random", "new", "recall@5")
 
 
-def test_ease_is_carried_over_by_hand():
-    """Two known items that are bought together, and new ones that read as one of them each."""
+def test_ease_is_carried_over_to_what_reads_alike():
+    """Items 0 and 1 are bought together, so are 2 and 3; the new ones read as 1 and as 3, and nothing else is alike."""
+    words = sparse.csr_array(np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 1, 3]])
+    together = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]], dtype=np.float32)
+    taken = sparse.csr_array(np.repeat(together, 30, axis=0))
+    split = SimpleNamespace(cold=np.arange(6) >= 4, graph=SimpleNamespace(interactions=taken))
+    asked = sparse.csr_array(np.array([[1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]], dtype=np.float32))
+    assert not evaluation._by_words(asked, words)[:, 4:].any()
+    scores = evaluation._text_and_ease(split, words)(asked)
+    assert scores[:, 4:] == pytest.approx(np.array([[0.6, -0.6], [-0.6, 0.6]]), abs=1e-5)
+    assert scores[0, 1] > scores[0, 3]
+    assert scores[1, 3] > scores[1, 1]
+
+
+def test_the_nearest_and_the_z_norm_by_hand():
     words = sparse.csr_array(np.array([[1, 0], [0, 1], [0.8, 0.6], [0, 0]], dtype=np.float32))
     nearest = evaluation._nearest(words, np.array([2, 3]), np.array([0, 1]), 20).toarray()
     assert nearest == pytest.approx(np.array([[0.8 / 1.4, 0.6 / 1.4], [0, 0]]))
