@@ -169,7 +169,7 @@ class _Network(nn.Module):
         return functional.normalize(states, dim=1)
 
     def _halved(self) -> torch.autocast:
-        """In training, dense products in bfloat16 where the device is fast at them: a fifth of a step's time less."""
+        """In training, dense products in bfloat16 where the device is fast at them: a sixth of a step's time less."""
         device = self.attention.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.training and bfloat16_is_fast(device))
 
