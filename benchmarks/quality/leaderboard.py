@@ -60,7 +60,9 @@ def main() -> None:
                 if not options.again and is_done(cell, facts["data_hash"]):
                     say(f"{name} {options.protocol} seed {seed}  {method:32s} is there")
                     continue
-                case = case or load_case(folder, seed)
+                if case is None:
+                    case = load_case(folder, seed)
+                    _tfidf(case)  # Its words are chosen on this case; an inner one, asked first, has fewer items.
                 _measure_cell(options, case, folder, name, method, seed, cell, facts)
         if not options.cells_only:
             _compare(options, name)

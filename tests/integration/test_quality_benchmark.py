@@ -335,6 +335,25 @@ def test_ease_weights_solve_their_equation(modules):
     np.fill_diagonal(gradient, 0)
     assert np.abs(gradient).max() < 1e-3
     assert not np.diag(weights).any()
+    some = baselines._ease_weights(events.T @ events, 5.0, np.array([1, 7]))
+    np.testing.assert_allclose(some, weights[:, [1, 7]], atol=1e-5)
+
+
+def test_words_are_chosen_on_the_whole_case_whichever_method_comes_first(modules, data, tmp_path, monkeypatch):
+    """An inner case that chose would hide items of its own; a tuned method that came first had chosen so."""
+    _, cases, _ = modules
+    import leaderboard
+
+    asked = []
+    inner = cases.Case.inner
+    monkeypatch.setattr(cases.Case, "inner", lambda case: asked.append(case.truth.nnz) or inner(case))
+    arguments = [data, "--set", "generated", "--seeds", 0, "--methods", "ease_carried"]
+    arguments += ["--output", tmp_path / "results", "--work", tmp_path / "work"]
+    monkeypatch.setattr(sys, "argv", ["leaderboard.py", *map(str, arguments)])
+    leaderboard.main()
+    case = cases.load_case(cases.make_split(tmp_path / "work", data, "generated", "cold", 0), 0)
+    assert asked == [case.truth.nnz] * len(asked)
+    assert len(asked) == 2
 
 
 def test_inner_cases_hide_nothing_of_the_truth(modules, data, tmp_path):
