@@ -540,6 +540,22 @@ def latest(histories: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((histories.data[kept], histories.indices[kept], starts), shape=histories.shape)
 
 
+def halved(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """In half precision, to the bit as ``astype`` makes it: torch converts a score matrix twenty times as fast."""
+    import torch
+
+    array: NDArray[np.float16] = torch.from_numpy(np.ascontiguousarray(values)).half().numpy()
+    return array
+
+
+def doubled(values: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Single precision of what is in half precision; see ``halved``."""
+    import torch
+
+    array: NDArray[np.float32] = torch.from_numpy(np.ascontiguousarray(values)).float().numpy()
+    return array
+
+
 def power_of(matrix: sparse.csr_array, power: float) -> sparse.csr_array:
     """The entries that are there to a power; the others stay 0."""
     from scipy import sparse

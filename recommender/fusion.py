@@ -16,6 +16,7 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
+from encoders.content import doubled
 from recommender.metrics import ranking_metrics, top_k
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class Fusion:
 
 
 def _tensors(*arrays: NDArray[Any]) -> list[torch.Tensor]:
-    return [torch.from_numpy(array.astype(np.float32, copy=False)) for array in arrays]
+    return [torch.from_numpy(array).float() for array in arrays]
 
 
 def _best_linear(
@@ -305,7 +306,7 @@ class _Wanted:
         shares = 1 / np.sqrt(np.bincount(users, minlength=n_users))[users]
         shares = (shares / shares.sum()).astype(np.float32)
         mass = np.bincount(users, weights=shares, minlength=n_users).astype(np.float32)[:, None]
-        scores = examples.personal.reshape(n_scores, n_users * n_items).astype(np.float32)
+        scores = doubled(examples.personal).reshape(n_scores, n_users * n_items)
         return cls(scores, examples.facts, examples.known, examples.positives, shares, mass)
 
     def loss(self, of_scores: NDArray[np.float32], of_facts: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
@@ -370,7 +371,7 @@ def blended(examples: Examples, weights: NDArray[np.float32]) -> NDArray[np.floa
     used = np.flatnonzero(weights[: len(examples.personal)])
     total = np.zeros(examples.personal.shape[1:], dtype=np.float32)
     for column in used:
-        total += weights[column] * examples.personal[column].astype(np.float32)
+        total += weights[column] * doubled(examples.personal[column])
     return total
 
 

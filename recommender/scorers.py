@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import sparse
 
-from encoders.content import csr_arrays, csr_matrix, power_of, put_rows, top_of_rows
+from encoders.content import csr_arrays, csr_matrix, doubled, halved, power_of, put_rows, top_of_rows
 from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model, inverse_of
 
 if TYPE_CHECKING:
@@ -241,11 +241,11 @@ class Scorers:
         }
         model = fit_item_model(seen, l2=ease_l2)
         if isinstance(model, np.ndarray):
-            arrays["ease"] = model.astype(np.float16).astype(np.float32)
+            arrays["ease"] = doubled(halved(model))
         else:
             arrays.update({"knn.data": model.data, "knn.indices": model.indices, "knn.indptr": model.indptr})
         if len(warm) <= MAX_DENSE_ITEMS:
-            arrays["ridge"] = _ridge(content, warm).astype(np.float16).astype(np.float32)
+            arrays["ridge"] = doubled(halved(_ridge(content, warm)))
         crowd = _crowd(content, neighbours, warm, n_events)
         arrays["crowd.mean"], arrays["crowd.deviation"] = crowd.mean(axis=0), crowd.std(axis=0) + np.float32(1e-3)
         rows = _appeal(content, warm, crowd, arrays)
@@ -260,7 +260,7 @@ class Scorers:
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
         for name in {"ease", "ridge"} & set(arrays):
-            arrays[name] = arrays[name].astype(np.float16)
+            arrays[name] = halved(arrays[name])
         save_file(arrays, path)
 
     @classmethod
@@ -270,7 +270,7 @@ class Scorers:
 
         arrays = load_file(path)
         for name in {"ease", "ridge"} & set(arrays):
-            arrays[name] = arrays[name].astype(np.float32)
+            arrays[name] = doubled(arrays[name])
         return cls(content, neighbours, encoder, arrays)
 
     def put(self, item_nums: NDArray[np.int64]) -> None:
@@ -497,9 +497,14 @@ def content_kernel(content: ItemContent, rows: NDArray[np.int64], columns: NDArr
     for view, weight, power in KERNEL:
         if view == "text":
             similarity = np.maximum(content.text[rows] @ content.text[columns].T, 0)
-        else:
+        elif content.bags[view].nnz:
             similarity = (content.bags[view][rows] @ content.bags[view][columns].T).toarray()
-        total += weight * similarity**power
+        else:
+            continue
+        if power != 1:
+            similarity **= power
+        similarity *= weight
+        total += similarity
     return total
 
 

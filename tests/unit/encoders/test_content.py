@@ -17,6 +17,8 @@ from encoders.content import (
     Projection,
     csr_arrays,
     csr_matrix,
+    doubled,
+    halved,
     latest,
     put_rows,
     top_of_rows,
@@ -221,6 +223,17 @@ def test_of_a_long_history_the_last_items_are_paired() -> None:
     histories = sparse.csr_array((np.ones(5), [3, 0, 2, 1, 3], [0, 3, 3, 5]), shape=(3, 4))
     np.testing.assert_array_equal(latest(histories, 2).toarray(), [[1, 0, 1, 0], [0] * 4, [0, 1, 0, 1]])
     assert latest(histories, 3) is histories
+
+
+def test_half_precision_is_numpys_to_the_bit() -> None:
+    values = np.random.default_rng(0).standard_normal((50, 40)).astype(np.float32)
+    values *= 10.0 ** np.arange(-10, 30).astype(np.float32) / 1e20
+    values[0] = [0, -0.0, np.inf, -np.inf, 65504, 65520, 6e-8, 1 + 2**-11, *[1e-3] * 32]
+    for matrix in (values, values.T, values[::2, ::3]):
+        with np.errstate(over="ignore"):
+            expected = matrix.astype(np.float16)
+        np.testing.assert_array_equal(halved(matrix).view(np.uint16), expected.view(np.uint16))
+        np.testing.assert_array_equal(doubled(expected), expected.astype(np.float32))
 
 
 def test_top_of_rows_keeps_the_largest() -> None:
