@@ -35,7 +35,7 @@ Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 _Made = TypeVar("_Made", ItemContent, GraphEncoder)
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 N_NEIGHBOURS: Final = 200
 """Warm neighbours kept per item and view; fewer lost nothing for direct scores, 50 lost a little."""
 _N_WALK: Final = 50
+_NO_SPREAD: Final = 1e-6
+"""Standard deviation up to which a score tells no items apart."""
 _PAIRS_AT_ONCE: Final = 1_000_000
 _STEPS_AT_ONCE: Final = 4_000_000
 _FEW_CANDIDATES: Final = 128
@@ -81,6 +83,11 @@ _LISTING: Final = 0.3
 _LOG_LIKELIHOOD: Final = "graph"
 """The score that is trained to be a log likelihood: less what the user's usual item has, it stays as it is. Divided
 by the user's deviation, it would say no more of a user of whom it knows much than of one of whom it knows little."""
+_CONFIDENT: Final = ("facts", "ridge", "ease+ridge")
+"""Scores whose spread tells how much is known of a customer: divided by the geometric mean of the customer's deviation
+and the usual one, where others are by the customer's."""
+_N_USUAL: Final = 512
+"""Customers from whom the usual spread is taken."""
 BEHAVIOUR: Final = ("ease", "walk")
 """Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
 
@@ -252,7 +259,9 @@ class Scorers:
         popularity = np.log1p(n_events[warm]).astype(np.float32)
         penalty = 10 * np.eye(rows.shape[1], dtype=np.float32)
         arrays["popularity"] = np.linalg.solve(rows.T @ rows + penalty, rows.T @ (popularity - popularity.mean()))
-        return cls(content, neighbours, encoder, arrays)
+        scorers = cls(content, neighbours, encoder, arrays)
+        arrays["usual"] = scorers._usual(interactions)
+        return scorers
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; the content and the neighbours are saved by the ranker."""
@@ -331,17 +340,35 @@ class Scorers:
     def scale(self, histories: sparse.csr_array) -> NDArray[np.float32]:
         """Mean of each user's scores over the reference items, and what they are divided by. Shape (B, 2, S).
 
-        That is their deviation, and 1 for the log likelihood; infinity where a score tells no items apart, so that
-        scaling makes it 0.
+        That is their deviation, half the way to the usual one (as a ratio) for scores whose deviation tells something,
+        and 1 for the log likelihood; infinity where a score tells no items apart, so that scaling makes it 0.
         """
-        scale = np.empty((histories.shape[0], 2, len(self.names)), dtype=np.float32)
+        scale = self._spread(histories)
+        usual, deviation = self._arrays["usual"], scale[:, 1]
+        unit = np.where(usual > 0, np.sqrt(usual * deviation), deviation)
+        unit[:, self.names.index(_LOG_LIKELIHOOD)] = 1
+        scale[:, 1] = np.where(deviation > _NO_SPREAD, unit, np.inf)
+        return scale
+
+    def _usual(self, interactions: sparse.csr_array) -> NDArray[np.float32]:
+        """The median user's deviation of the scores whose deviation tells something, 0 of others. Shape (S,)."""
+        filled = np.flatnonzero(np.diff(interactions.indptr))
+        some = filled[np.unique(np.linspace(0, len(filled) - 1, min(len(filled), _N_USUAL)).astype(int))]
+        deviation = self._spread(self.histories(interactions[some]))[:, 1]
+        usual = np.zeros(len(self.names), dtype=np.float32)
+        for name in _CONFIDENT:
+            place = self.names.index(name)
+            apart = deviation[:, place] > _NO_SPREAD
+            usual[place] = np.median(deviation[apart, place]) if apart.any() else 0
+        return usual
+
+    def _spread(self, histories: sparse.csr_array) -> NDArray[np.float32]:
+        """Mean and standard deviation of each user's scores over the reference items. Shape (B, 2, S)."""
+        spread = np.empty((histories.shape[0], 2, len(self.names)), dtype=np.float32)
         for rows in _chunks(histories, len(self.reference)):
             for place, scores in enumerate(self._reference.raw(histories[rows])):
-                scale[rows, 0, place] = scores.mean(axis=1)
-                deviation = scores.std(axis=1)
-                unit = 1 if self.names[place] == _LOG_LIKELIHOOD else deviation
-                scale[rows, 1, place] = np.where(deviation > 1e-6, unit, np.inf)
-        return scale
+                spread[rows, 0, place], spread[rows, 1, place] = scores.mean(axis=1), scores.std(axis=1)
+        return spread
 
     def facts(self, item_nums: NDArray[np.int64]) -> NDArray[np.float32]:
         """What a candidate has for everybody, on the scale of the reference items. Shape (C, F)."""
