@@ -95,10 +95,10 @@ def main() -> None:
     for name, protocol, seeds in SPLITS:
         for seed in seeds:
             make_split(options.work, options.data, name, protocol, int(seed))
+    compare = ["leaderboard.py", "--compare-only", "--set"]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(run, todo))
-    for name, protocol, seeds in SPLITS:
-        run(["leaderboard.py", "--compare-only", "--set", name, "--protocol", protocol, "--seeds", *seeds])
+        list(pool.map(run, [[*compare, name, "--protocol", protocol, "--seeds", *on] for name, protocol, on in SPLITS]))
     table = [
         sys.executable,
         str(FOLDER / "table.py"),
