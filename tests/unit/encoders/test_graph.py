@@ -11,7 +11,7 @@ from scipy import sparse
 from torch.nn import functional
 
 from encoders.content import ItemContent, ItemFacts
-from encoders.graph import GraphEncoder, Pairs, _dropped, _Graph, _Network, _principal, _together
+from encoders.graph import GraphEncoder, Pairs, _dropped, _Graph, _Network, _optimizer, _principal, _together
 from encoders.text import TextEncoder
 from kg import KnowledgeGraph
 
@@ -193,3 +193,16 @@ def test_masked_items_that_are_left_out_change_nobodys_vector(graph: KnowledgeGr
     np.testing.assert_allclose(part.numpy(), whole.numpy()[active], atol=1e-6)
     unheard = functional.normalize(network.project(torch.from_numpy(content.dense[active])), dim=1).detach()
     assert not np.allclose(part.numpy(), unheard.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize(("n_steps", "n_rising"), [(20, 4), (3, 1)])
+def test_rates_rise_for_a_fifth_of_the_steps_and_never_fall(n_steps: int, n_rising: int) -> None:
+    optimizer, schedule = _optimizer(_Network(torch.zeros(4, 6), 8), 2e-3, 1e-4, n_steps)
+    rates = []
+    for _ in range(n_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.04 * 2e-3)
+    assert (np.diff(rates[: n_rising + 1]) > 0).all()
+    assert rates[n_rising:] == pytest.approx([2e-3] * (n_steps - n_rising))
