@@ -540,7 +540,7 @@ def latest(histories: sparse.csr_array, k: int) -> sparse.csr_array:
     return sparse.csr_array((histories.data[kept], histories.indices[kept], starts), shape=histories.shape)
 
 
-def halved(values: NDArray[np.float32]) -> NDArray[np.float16]:
+def to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
     """In half precision, to the bit as ``astype`` makes it: torch converts a score matrix twenty times as fast."""
     import torch
 
@@ -548,8 +548,8 @@ def halved(values: NDArray[np.float32]) -> NDArray[np.float16]:
     return array
 
 
-def doubled(values: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Single precision of what is in half precision; see ``halved``."""
+def to_single(values: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Single precision of what is in half precision; see ``to_half``."""
     import torch
 
     array: NDArray[np.float32] = torch.from_numpy(np.ascontiguousarray(values)).float().numpy()

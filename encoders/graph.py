@@ -289,7 +289,7 @@ class GraphEncoder:
         popularity = np.log1p(n_events).astype(np.float32)
         network = _Network(start, pairs.features.shape[1]).to(place)
         optimizer, schedule = _optimizer(network, learning_rate, weight_decay, n_steps)
-        average = get_ema_multi_avg_fn(max(0.0, 1 - 4 / n_steps))  # type: ignore[no-untyped-call]  # as below
+        average = get_ema_multi_avg_fn(max(0.0, 1 - 4 / n_steps))  # type: ignore[no-untyped-call]  # no types in torch
         averaged = AveragedModel(network, multi_avg_fn=average)
         # New items teach nothing: nobody is matched with them, and nothing hears them. Rows are warm items from here.
         sold = sparse.csr_array(interactions[:, warm])

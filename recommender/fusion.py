@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
-from encoders.content import doubled
+from encoders.content import to_single
 from recommender.metrics import ranking_metrics, top_k
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ class _Wanted:
         shares = 1 / np.sqrt(np.bincount(users, minlength=n_users))[users]
         shares = (shares / shares.sum()).astype(np.float32)
         mass = np.bincount(users, weights=shares, minlength=n_users).astype(np.float32)[:, None]
-        scores = doubled(examples.personal).reshape(n_scores, n_users * n_items)
+        scores = to_single(examples.personal).reshape(n_scores, n_users * n_items)
         return cls(scores, examples.facts, examples.known, examples.positives, shares, mass)
 
     def loss(self, of_scores: NDArray[np.float32], of_facts: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
@@ -371,7 +371,7 @@ def blended(examples: Examples, weights: NDArray[np.float32]) -> NDArray[np.floa
     used = np.flatnonzero(weights[: len(examples.personal)])
     total = np.zeros(examples.personal.shape[1:], dtype=np.float32)
     for column in used:
-        total += weights[column] * doubled(examples.personal[column])
+        total += weights[column] * to_single(examples.personal[column])
     return total
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar
 import numpy as np
 from scipy import sparse
 
-from encoders.content import ItemContent, ItemFacts, doubled, halved, latest, power_of
+from encoders.content import ItemContent, ItemFacts, latest, power_of, to_half, to_single
 from encoders.graph import GraphEncoder, Pairs
 from encoders.text import TextEncoder
 from encoders.tuning import fine_tune
@@ -669,7 +669,7 @@ class _Trainer:
         personal = np.empty((len(scorers.names), len(users), len(candidates)), dtype=np.float16)
         for start in range(0, len(users), 256):
             chunk = slice(start, start + 256)
-            personal[:, chunk] = halved(block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4))
+            personal[:, chunk] = to_half(block.personal(rows[chunk], scale[chunk]).clip(-6e4, 6e4))
         return Examples(
             personal,
             scorers.facts(candidates),
@@ -725,7 +725,7 @@ class _Trainer:
             "n_items": scores.shape[1],
             "ndcg@20": round(float(validation.ndcg(scores).mean()), 4),
             "ndcg@20 of single scores": {
-                column: round(float(validation.ndcg(doubled(validation.personal[place])).mean()), 4)
+                column: round(float(validation.ndcg(to_single(validation.personal[place])).mean()), 4)
                 for place, column in enumerate(Scorers.names)
             },
         }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import sparse
 
-from encoders.content import csr_arrays, csr_matrix, doubled, halved, power_of, put_rows, top_of_rows
+from encoders.content import csr_arrays, csr_matrix, power_of, put_rows, to_half, to_single, top_of_rows
 from recommender.collaborative import MAX_DENSE_ITEMS, co_walk, fit_item_model, inverse_of
 
 if TYPE_CHECKING:
@@ -248,11 +248,11 @@ class Scorers:
         }
         model = fit_item_model(seen, l2=ease_l2)
         if isinstance(model, np.ndarray):
-            arrays["ease"] = doubled(halved(model))
+            arrays["ease"] = to_single(to_half(model))
         else:
             arrays.update({"knn.data": model.data, "knn.indices": model.indices, "knn.indptr": model.indptr})
         if len(warm) <= MAX_DENSE_ITEMS:
-            arrays["ridge"] = doubled(halved(_ridge(content, warm)))
+            arrays["ridge"] = to_single(to_half(_ridge(content, warm)))
         crowd = _crowd(content, neighbours, warm, n_events)
         arrays["crowd.mean"], arrays["crowd.deviation"] = crowd.mean(axis=0), crowd.std(axis=0) + np.float32(1e-3)
         rows = _appeal(content, warm, crowd, arrays)
@@ -269,7 +269,7 @@ class Scorers:
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
         for name in {"ease", "ridge"} & set(arrays):
-            arrays[name] = halved(arrays[name])
+            arrays[name] = to_half(arrays[name])
         save_file(arrays, path)
 
     @classmethod
@@ -279,7 +279,7 @@ class Scorers:
 
         arrays = load_file(path)
         for name in {"ease", "ridge"} & set(arrays):
-            arrays[name] = doubled(arrays[name])
+            arrays[name] = to_single(arrays[name])
         return cls(content, neighbours, encoder, arrays)
 
     def put(self, item_nums: NDArray[np.int64]) -> None:

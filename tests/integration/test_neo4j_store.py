@@ -131,7 +131,7 @@ def test_two_writers_on_one_hub_both_come_through(neo4j_address: str, store: Gra
             with closing(open_store(neo4j_address)) as own:
                 for part in edges.iter_slices(250):
                     own.write_edges(schema.MADE_BY, part.with_columns(tail=pl.lit("hub"), source=pl.lit("catalogue")))
-        except BaseException as error:  # noqa: BLE001  told below
+        except BaseException as error:  # noqa: BLE001  a thread cannot raise: asserted below to be none
             errors.append(error)
 
     threads = [threading.Thread(target=load, args=(first,)) for first in (0, 1)]

@@ -17,10 +17,10 @@ from encoders.content import (
     Projection,
     csr_arrays,
     csr_matrix,
-    doubled,
-    halved,
     latest,
     put_rows,
+    to_half,
+    to_single,
     top_of_rows,
 )
 from encoders.text import TextEncoder
@@ -232,8 +232,8 @@ def test_half_precision_is_numpys_to_the_bit() -> None:
     for matrix in (values, values.T, values[::2, ::3]):
         with np.errstate(over="ignore"):
             expected = matrix.astype(np.float16)
-        np.testing.assert_array_equal(halved(matrix).view(np.uint16), expected.view(np.uint16))
-        np.testing.assert_array_equal(doubled(expected), expected.astype(np.float32))
+        np.testing.assert_array_equal(to_half(matrix).view(np.uint16), expected.view(np.uint16))
+        np.testing.assert_array_equal(to_single(expected), expected.astype(np.float32))
 
 
 def test_top_of_rows_keeps_the_largest() -> None:
