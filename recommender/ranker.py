@@ -21,7 +21,7 @@ from encoders.tuning import fine_tune
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
 from recommender.companions import Companions
-from recommender.fusion import Calibrator, Examples, Fusion, blended
+from recommender.fusion import Calibrator, Examples, Fusion, blended, losses_of_others
 from recommender.scorers import BEHAVIOUR, Block, Neighbours, Scorers, Steps, load_neighbours, save_neighbours
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 _Made = TypeVar("_Made", ItemContent, GraphEncoder)
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
@@ -56,6 +56,13 @@ _EMPHASES: Final = (1.0, 0.0)
 """Exponents of a history's strengths that are rehearsed: what is bought again counts for more, or it does not."""
 _FEW: Final = 0.01
 """Share of strengths unlike the usual one up to which they are taken as they are: so few would not tell."""
+_EXPECTED: Final = "graph+words"
+"""The score that is read only where every rehearsal says so: it takes a step of known × known items, and tells nothing
+where items have few words."""
+_USERS_WHO_TELL: Final = 1_000
+"""Of each rehearsal. Its items are what is few; more of its customers tell the same."""
+_ROUNDING: Final = 1e-4
+"""Of a loss, in nats: a score that is 0 everywhere must not lower it."""
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
@@ -583,6 +590,7 @@ class _Trainer:
         self._report = report
         self._checkpoint = checkpoint
         self.emphasis = _EMPHASES[0]
+        self._expects = True
         # A stream a stratum: what is drawn for known items moves nothing that is learned of new ones.
         self._rngs = {stratum: np.random.default_rng([seed, 1, place]) for place, stratum in enumerate(STRATA)}
         self._pairs = Pairs(neighbours.matrices)
@@ -614,6 +622,7 @@ class _Trainer:
             together=together,
             ease_l2=_EASE_L2,
             reference=self._reference,
+            expected=self._expects,
         )
 
     def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
@@ -635,11 +644,13 @@ class _Trainer:
         untrained = {emphasis: self._untrained(examples.new) for emphasis, examples in rehearsed.items()}
         self.emphasis = max(untrained, key=untrained.__getitem__)
         new, known = rehearsed[self.emphasis]
+        with_expected = self._choose_expected(new)
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator | None] = {}
         metrics: dict[str, Any] = {
             "folds": fold.by,
             "ndcg@20 by emphasis": {f"{emphasis:g}": value for emphasis, value in untrained.items()},
+            "loss without and with what the encoder expects": with_expected,
             "graph encoder gates": scorers.encoder.gates(),
         }
         for stratum, examples in zip(STRATA, (new, known), strict=True):
@@ -690,6 +701,23 @@ class _Trainer:
         ]
         return round(float(np.mean(of_each)), 4) if of_each else 0.0
 
+    def _choose_expected(self, rehearsals: Sequence[Examples]) -> list[list[float]]:
+        """Decide whether what the encoder expects is read: where it lowers the loss of every rehearsal."""
+        some = [examples.first(_USERS_WHO_TELL) for examples in rehearsals]
+        found = []
+        if all(examples.positives.shape[1] and examples.personal.shape[2] > 1 for examples in some):
+            found = [
+                losses_of_others(some, self._blends("new")[0], self._readable("new", expects=expects))
+                for expects in (False, True)
+            ]
+        self._expects = bool(found) and bool((found[1] < found[0] - _ROUNDING).all())
+        return [[round(float(loss), 4) for loss in losses] for losses in found]
+
+    def _readable(self, stratum: Stratum, *, expects: bool) -> NDArray[np.bool_]:
+        """The inputs of the fusion that may be read. Shape (S + F + 1,)."""
+        unread = (_OWN if stratum == "new" else set()) | (set() if expects else {_EXPECTED})
+        return np.array([column not in unread for column in self._columns])
+
     def _blends(self, stratum: Stratum) -> list[NDArray[np.float32]]:
         return [
             np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
@@ -699,12 +727,11 @@ class _Trainer:
         self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
     ) -> tuple[Fusion, Calibrator | None, dict[str, Any]]:
         *train, validation = examples
-        readable = np.array([stratum == "known" or column not in _OWN for column in self._columns])
         fusion, validated, about = Fusion.fit(
             self._blends(stratum),
             train,
             validation,
-            readable=readable,
+            readable=self._readable(stratum, expects=self._expects),
             anyone=np.array([name == _SELLS[stratum] for name in Scorers.fact_names], dtype=np.float32),
             epochs=_EPOCHS[stratum],
             seed=self._seed,
