@@ -57,12 +57,13 @@ _EMPHASES: Final = (1.0, 0.0)
 _FEW: Final = 0.01
 """Share of strengths unlike the usual one up to which they are taken as they are: so few would not tell."""
 _EXPECTED: Final = "graph+words"
-"""The score that is read only where every rehearsal says so: it takes a step of known × known items, and tells nothing
+"""The score that is read only where the rehearsals say so: it takes a step of known × known items, and tells nothing
 where items have few words."""
 _USERS_WHO_TELL: Final = 1_000
 """Of each rehearsal. Its items are what is few; more of its customers tell the same."""
-_ROUNDING: Final = 1e-4
-"""Of a loss, in nats: a score that is 0 everywhere must not lower it."""
+_WORTH: Final = 5e-3
+"""Nats by which it must lower the rehearsals' loss, on average: it does by .008 to .013 on three splits of
+``scientific``, by .003 on one, and by -.001 to .001 on ``beauty`` and ``online_retail``."""
 _MAX_USERS: Final = 4_000
 _MAX_CANDIDATES: Final[dict[Stratum, int]] = {"new": 1_600, "known": 800}
 """In a rehearsal. Launches are what the fusion of new items has few of; known items among 3,000 instead of 800 were
@@ -705,7 +706,7 @@ class _Trainer:
         return round(float(np.mean(of_each)), 4) if of_each else 0.0
 
     def _choose_expected(self, rehearsals: Sequence[Examples]) -> list[list[float]]:
-        """Decide whether what the encoder expects is read: where it lowers the loss of every rehearsal."""
+        """Decide whether what the encoder expects is read: where it lowers the loss of the rehearsals."""
         some = [examples.first(_USERS_WHO_TELL) for examples in rehearsals]
         found = []
         if all(examples.positives.shape[1] and examples.personal.shape[2] > 1 for examples in some):
@@ -713,7 +714,7 @@ class _Trainer:
                 losses_of_others(some, self._blends("new")[0], self._readable("new", expects=expects))
                 for expects in (False, True)
             ]
-        self._expects = bool(found) and bool((found[1] < found[0] - _ROUNDING).all())
+        self._expects = bool(found) and float((found[0] - found[1]).mean()) > _WORTH
         return [[round(float(loss), 4) for loss in losses] for losses in found]
 
     def _readable(self, stratum: Stratum, *, expects: bool) -> NDArray[np.bool_]:
