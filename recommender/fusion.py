@@ -64,19 +64,6 @@ class Examples:
     def __len__(self) -> int:
         return int(self.personal.shape[1])
 
-    def first(self, n_users: int) -> Examples:
-        """The first users alone."""
-        positives, known = (pairs[:, pairs[0] < n_users] for pairs in (self.positives, self.known))
-        return replace(
-            self,
-            personal=self.personal[:, :n_users],
-            n_history=self.n_history[:n_users],
-            positives=positives,
-            known=known,
-            rows=self.rows[:n_users],
-            scale=self.scale[:n_users],
-        )
-
     def ndcg(self, scores: NDArray[np.float32], k: int = 20) -> NDArray[np.float64]:
         """NDCG@k of each user, ties in random order. ``scores`` has shape (B, C), the result (B,)."""
         allowed = np.ones(scores.shape, dtype=bool)
@@ -283,24 +270,6 @@ def _best_linear(
     )
     weights[free] = found.x
     return weights
-
-
-def losses_of_others(
-    rehearsals: Sequence[Examples], start: NDArray[np.float32], readable: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Cross entropy of each rehearsal's hidden events by the linear model that the others teach. Shape (R,).
-
-    Args:
-        rehearsals: of other items each, R of them.
-        start: weights, shape (S + F + 1,).
-        readable: as in ``Fusion.fit``.
-    """
-    losses = []
-    for place, tested in enumerate(rehearsals):
-        weights = _best_linear(start, [*rehearsals[:place], *rehearsals[place + 1 :]], readable)
-        n_scores = len(tested.personal)
-        losses.append(_Wanted.of(tested).loss(weights[:n_scores], weights[n_scores:-1])[0])
-    return np.array(losses)
 
 
 def _best_for_anyone(anyone: NDArray[np.float32], train: Sequence[Examples]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from encoders.tuning import fine_tune
 from kg import schema
 from kg.errors import TrainingError, WorkspaceError
 from recommender.companions import Companions
-from recommender.fusion import Calibrator, Examples, Fusion, blended, losses_of_others
+from recommender.fusion import Calibrator, Examples, Fusion, blended
 from recommender.scorers import BEHAVIOUR, Block, Neighbours, Scorers, Steps, load_neighbours, save_neighbours
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Stratum = Literal["new", "known"]
 STRATA: Final[tuple[Stratum, ...]] = ("new", "known")
 _Made = TypeVar("_Made", ItemContent, GraphEncoder)
 
-FORMAT: Final = 9
+FORMAT: Final = 8
 _MAX_HISTORY: Final = 500
 _N_REFERENCE: Final = 512
 _N_BASELINE: Final = 128
@@ -56,18 +56,8 @@ _EMPHASES: Final = (1.0, 0.0)
 """Exponents of a history's strengths that are rehearsed: what is bought again counts for more, or it does not."""
 _FEW: Final = 0.01
 """Share of strengths unlike the usual one up to which they are taken as they are: so few would not tell."""
-_EXPECTED: Final = "graph+words"
-"""The score that is read only where the rehearsals say so: it takes a step of known × known items, and tells nothing
-where items have few words."""
-_USERS_WHO_TELL: Final = 1_000
-"""Of each rehearsal. Its items are what is few; more of its customers tell the same."""
-_WORTH: Final = 5e-3
-"""Nats by which it must lower the rehearsals' loss, on average: it does by .008 to .013 on three splits of
-``scientific``, by .003 on one, and by -.001 to .001 on ``beauty`` and ``online_retail``."""
 _MAX_USERS: Final = 4_000
-_MAX_CANDIDATES: Final[dict[Stratum, int]] = {"new": 1_600, "known": 800}
-"""In a rehearsal. Launches are what the fusion of new items has few of; known items among 3,000 instead of 800 were
-ranked worse by the network."""
+_MAX_CANDIDATES: Final = 800
 _EASE_L2: Final = 50.0
 _PAIRS_AT_ONCE: Final = 500_000
 _SCORES_AT_ONCE: Final = 4_000_000
@@ -593,7 +583,6 @@ class _Trainer:
         self._report = report
         self._checkpoint = checkpoint
         self.emphasis = _EMPHASES[0]
-        self._expects = True
         # A stream a stratum: what is drawn for known items moves nothing that is learned of new ones.
         self._rngs = {stratum: np.random.default_rng([seed, 1, place]) for place, stratum in enumerate(STRATA)}
         self._pairs = Pairs(neighbours.matrices)
@@ -625,7 +614,6 @@ class _Trainer:
             together=together,
             ease_l2=_EASE_L2,
             reference=self._reference,
-            expected=self._expects,
         )
 
     def train(self) -> tuple[dict[Stratum, Fusion], dict[Stratum, Calibrator], dict[str, Any]]:
@@ -641,19 +629,17 @@ class _Trainer:
             parts = [users["known"]] if fold.by == "time" else np.array_split(users["known"], _N_FOLDS)
             for emphasis, (new, known) in rehearsed.items():
                 made = partial(self._examples, scorers, emphasis, fold.seen)
-                new.append(made("new", fold.hidden_new, fold.hidden_new, users["new"]))
+                new.append(made(fold.hidden_new, fold.hidden_new, users["new"]))
                 if fold.hidden_known is not None:
-                    known += [made("known", fold.hidden_known, fold.seen, part) for part in parts]
+                    known += [made(fold.hidden_known, fold.seen, part) for part in parts]
         untrained = {emphasis: self._untrained(examples.new) for emphasis, examples in rehearsed.items()}
         self.emphasis = max(untrained, key=untrained.__getitem__)
         new, known = rehearsed[self.emphasis]
-        with_expected = self._choose_expected(new)
         fusions: dict[Stratum, Fusion] = {}
         calibrators: dict[Stratum, Calibrator | None] = {}
         metrics: dict[str, Any] = {
             "folds": fold.by,
             "ndcg@20 by emphasis": {f"{emphasis:g}": value for emphasis, value in untrained.items()},
-            "loss without and with what the encoder expects": with_expected,
             "graph encoder gates": scorers.encoder.gates(),
         }
         for stratum, examples in zip(STRATA, (new, known), strict=True):
@@ -665,14 +651,13 @@ class _Trainer:
         scorers: Scorers,
         emphasis: float,
         seen: sparse.csr_array,
-        stratum: Stratum,
         hidden: sparse.csr_array,
         candidates_of: sparse.csr_array,
         users: NDArray[np.int64],
     ) -> Examples:
         candidates = np.flatnonzero(np.bincount(candidates_of.indices, minlength=hidden.shape[1]))
-        if len(candidates) > (most := _MAX_CANDIDATES[stratum]):
-            candidates = np.sort(np.random.default_rng(self._seed).choice(candidates, most, replace=False))
+        if len(candidates) > _MAX_CANDIDATES:
+            candidates = np.sort(np.random.default_rng(self._seed).choice(candidates, _MAX_CANDIDATES, replace=False))
         users = users[np.diff(seen.indptr)[users] > 0]
         wanted = sparse.csr_array(hidden[:, candidates])
         testable = np.diff(wanted.indptr)[users] > 0
@@ -705,23 +690,6 @@ class _Trainer:
         ]
         return round(float(np.mean(of_each)), 4) if of_each else 0.0
 
-    def _choose_expected(self, rehearsals: Sequence[Examples]) -> list[list[float]]:
-        """Decide whether what the encoder expects is read: where it lowers the loss of the rehearsals."""
-        some = [examples.first(_USERS_WHO_TELL) for examples in rehearsals]
-        found = []
-        if all(examples.positives.shape[1] and examples.personal.shape[2] > 1 for examples in some):
-            found = [
-                losses_of_others(some, self._blends("new")[0], self._readable("new", expects=expects))
-                for expects in (False, True)
-            ]
-        self._expects = bool(found) and float((found[0] - found[1]).mean()) > _WORTH
-        return [[round(float(loss), 4) for loss in losses] for losses in found]
-
-    def _readable(self, stratum: Stratum, *, expects: bool) -> NDArray[np.bool_]:
-        """The inputs of the fusion that may be read. Shape (S + F + 1,)."""
-        unread = (_OWN if stratum == "new" else set()) | (set() if expects else {_EXPECTED})
-        return np.array([column not in unread for column in self._columns])
-
     def _blends(self, stratum: Stratum) -> list[NDArray[np.float32]]:
         return [
             np.array([blend.get(name, 0.0) for name in self._columns], dtype=np.float32) for blend in _BLENDS[stratum]
@@ -731,11 +699,12 @@ class _Trainer:
         self, stratum: Stratum, scorers: Scorers, examples: list[Examples]
     ) -> tuple[Fusion, Calibrator | None, dict[str, Any]]:
         *train, validation = examples
+        readable = np.array([stratum == "known" or column not in _OWN for column in self._columns])
         fusion, validated, about = Fusion.fit(
             self._blends(stratum),
             train,
             validation,
-            readable=self._readable(stratum, expects=self._expects),
+            readable=readable,
             anyone=np.array([name == _SELLS[stratum] for name in Scorers.fact_names], dtype=np.float32),
             epochs=_EPOCHS[stratum],
             seed=self._seed,

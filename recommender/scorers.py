@@ -59,10 +59,8 @@ WALKED: Final = (
     ("walk", "brands", 1),
     ("walk", "leaves", 1),
     ("walk", "attributes", 1),
-    ("graph", "words", 2),
 )
-"""(step, view, power): the history after one step through behaviour, then to the candidate's nearest warm items. The
-step ``graph`` leads to what the graph encoder finds likely; it is there only where it was asked for."""
+"""(step, view, power): the history after one step through behaviour, then to the candidate's nearest warm items."""
 FACTS: Final = (("brands", 1.0), ("categories", 1.0), ("attributes", 1.0), ("terms", 0.6))
 """(bag, weight) of the facts through which the history walks to a candidate."""
 KERNEL: Final = (
@@ -92,8 +90,6 @@ _N_USUAL: Final = 512
 """Customers from whom the usual spread is taken."""
 BEHAVIOUR: Final = ("ease", "walk")
 """Scores that need the candidate's own events; they are 0 for new items and left out of the fusion for them."""
-_HALVED: Final = {"ease", "ridge", "expected"}
-"""Dense matrices that are kept in half precision."""
 
 
 Steps = dict[str, "NDArray[np.float32]"]
@@ -226,7 +222,6 @@ class Scorers:
         together: sparse.csr_array,
         ease_l2: float,
         reference: NDArray[np.int64],
-        expected: bool = False,
     ) -> Scorers:
         """Fit on users × items; items without an entry are new to these scorers.
 
@@ -239,8 +234,6 @@ class Scorers:
                 bought together of items with an entry. Shape (U + B, I), binary.
             ease_l2: EASE's penalty.
             reference: item nums by which scores are scaled.
-            expected: whether to score by the known items that the encoder expects, too; without, and with more than
-                ``MAX_DENSE_ITEMS`` of them, that score is 0.
         """
         n_events = np.bincount(interactions.indices, minlength=interactions.shape[1]).astype(np.int64)
         warm = np.flatnonzero(n_events)
@@ -260,8 +253,6 @@ class Scorers:
             arrays.update({"knn.data": model.data, "knn.indices": model.indices, "knn.indptr": model.indptr})
         if len(warm) <= MAX_DENSE_ITEMS:
             arrays["ridge"] = to_single(to_half(_ridge(content, warm)))
-        if expected and len(warm) <= MAX_DENSE_ITEMS:
-            arrays["expected"] = to_single(to_half(_expected(encoder, neighbours, warm)))
         crowd = _crowd(content, neighbours, warm, n_events)
         arrays["crowd.mean"], arrays["crowd.deviation"] = crowd.mean(axis=0), crowd.std(axis=0) + np.float32(1e-3)
         rows = _appeal(content, warm, crowd, arrays)
@@ -277,7 +268,7 @@ class Scorers:
         from safetensors.numpy import save_file
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
-        for name in _HALVED & set(arrays):
+        for name in {"ease", "ridge"} & set(arrays):
             arrays[name] = to_half(arrays[name])
         save_file(arrays, path)
 
@@ -287,7 +278,7 @@ class Scorers:
         from safetensors.numpy import load_file
 
         arrays = load_file(path)
-        for name in _HALVED & set(arrays):
+        for name in {"ease", "ridge"} & set(arrays):
             arrays[name] = to_single(arrays[name])
         return cls(content, neighbours, encoder, arrays)
 
@@ -319,8 +310,7 @@ class Scorers:
     @property
     def models(self) -> dict[str, Any]:
         """Steps from item to item through behaviour: dense or CSR, shape (n_warm, n_warm)."""
-        expected = {"graph": self._arrays["expected"]} if "expected" in self._arrays else {}
-        return {"ease": self._item_model, "walk": self._walk, **expected}
+        return {"ease": self._item_model, "walk": self._walk}
 
     def steps(self, histories: sparse.csr_array) -> Steps:
         """The histories after one step of each model, whatever the candidates."""
@@ -489,11 +479,9 @@ class Block:
         for view, power in NEAREST:
             yield _largest(histories, self._views[view], power)
         regressed: Any = histories @ self._regression
-        models = self._scorers.models
-        nothing = np.zeros(regressed.shape, dtype=np.float32)
         if len(self.item_nums) <= _FEW_CANDIDATES:
             for step, view, power in WALKED:
-                yield histories @ self._stepped_back[step, view, power] if step in models else nothing
+                yield histories @ self._stepped_back[step, view, power]
             yield histories @ self._stepped_back["facts", "own", 1]
             yield regressed
             for step in BEHAVIOUR:
@@ -505,7 +493,8 @@ class Block:
         steps = self._scorers.steps(histories) if steps is None else steps
         upright = {step: np.ascontiguousarray(walked.T) for step, walked in steps.items()}  # once, not at each product
         for step, view, power in WALKED:
-            yield (self._walked[view, power] @ upright[step]).T if step in models else nothing
+            walked: NDArray[np.float32] = self._walked[view, power] @ upright[step]
+            yield walked.T
         yield (histories @ self._scorers.fact_steps @ self._facts).toarray()
         yield regressed
         for step in BEHAVIOUR:
@@ -521,7 +510,6 @@ class Block:
         stepped: dict[tuple[str, str, float], NDArray[np.float32]] = {
             (step, view, power): _dense(models[step] @ _dense(self._walked[view, power]).T)
             for step, view, power in WALKED
-            if step in models
         }
         stepped["facts", "own", 1] = _dense(self._scorers.fact_steps @ self._facts)
         for step in BEHAVIOUR:
@@ -563,15 +551,6 @@ def _ridge(content: ItemContent, warm: NDArray[np.int64]) -> NDArray[np.float32]
     diagonal = np.arange(len(kernel))
     kernel[diagonal, diagonal] += _RIDGE_L2 * max(float(kernel[diagonal, diagonal].mean()), 1e-3)
     return inverse_of(kernel)
-
-
-def _expected(encoder: GraphEncoder, neighbours: Neighbours, warm: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What the encoder's kernels say of known items to each other, in units of the largest. Shape (n_warm, n_warm)."""
-    kernel = encoder.kernel(warm, warm, {view: matrix[warm] for view, matrix in neighbours.matrices.items()})
-    total = kernel.said
-    total += kernel.bought
-    total /= total.max()
-    return total
 
 
 def _dense(matrix: Any) -> NDArray[np.float32]:

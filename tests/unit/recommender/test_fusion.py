@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from recommender.fusion import Calibrator, Examples, Fusion, _best_linear, _Wanted, losses_of_others
+from recommender.fusion import Calibrator, Examples, Fusion, _best_linear, _Wanted
 
 N_SCORES, N_FACTS = 3, 2
 BLEND = np.array([1.0, 0, 0, 0, 0, 0], dtype=np.float32)
@@ -147,27 +147,6 @@ def test_no_start_moves_the_optimum_of_the_linear_model() -> None:
     np.testing.assert_allclose(found[0][:-1], found[1][:-1], atol=0.05)
     assert found[0][2] == 0
     assert found[0][1] > 1 > abs(found[0][0])
-
-
-def test_a_score_lowers_the_loss_of_every_rehearsal_where_it_tells_in_all_of_them() -> None:
-    """Of the third rehearsal another score tells: whoever learns from the others is no better off for having it."""
-    readable = np.ones(len(BLEND), dtype=bool)
-    blind = readable & (np.arange(len(BLEND)) != 1)
-    for informative, lower in (((1, 1, 1), [True, True, True]), ((1, 1, 0), [True, True, False])):
-        rehearsals = [examples(seed, informative=score) for seed, score in enumerate(informative)]
-        without, with_it = (losses_of_others(rehearsals, BLEND * mask, mask) for mask in (blind, readable))
-        assert without.shape == (3,)
-        assert list(with_it < without - 0.01) == lower
-
-
-def test_the_first_users_are_what_they_were_among_all() -> None:
-    data = replace(examples(0, informative=1), known=np.array([[3, 150], [7, 0]]))
-    some = data.first(100)
-    assert len(some) == 100
-    np.testing.assert_array_equal(some.known, [[3], [7]])
-    np.testing.assert_array_equal(some.positives, data.positives[:, :100])
-    scores = np.random.default_rng(0).standard_normal((200, 40)).astype(np.float32)
-    np.testing.assert_array_equal(some.ndcg(scores[:100]), data.ndcg(scores)[:100])
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

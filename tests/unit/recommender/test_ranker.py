@@ -15,9 +15,7 @@ from scipy import sparse
 from kg import KnowledgeGraph, schema
 from kg.errors import TrainingError, WorkspaceError
 from kg.snapshot import strength_of
-from recommender.fusion import Examples
 from recommender.ranker import Ranker, Ranking, _folds, _histories
-from recommender.scorers import Scorers
 
 
 @pytest.fixture(scope="module")
@@ -536,32 +534,6 @@ def test_a_few_repeats_are_taken_as_they_are(graph: KnowledgeGraph, text_model: 
     weights[0] = 2
     shop = replace(graph, facts={**graph.facts, schema.INTERACTED: replace(facts, weights=weights)})
     assert set(Ranker.fit(shop, text_model=text_model).metrics["ndcg@20 by emphasis"]) == {"1"}
-
-
-@pytest.mark.parametrize(("lower", "read"), [((0.02, 0.0, 0.01), True), ((0.02, -0.01, 0.0), False)])
-def test_what_the_encoder_expects_is_read_where_the_rehearsals_say_so(
-    lower: tuple[float, ...],
-    read: bool,
-    graph: KnowledgeGraph,
-    text_model: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    place = Scorers.names.index("graph+words")
-
-    def losses(rehearsals: list[Examples], start: np.ndarray, readable: np.ndarray) -> np.ndarray:
-        assert all(examples.personal[place].any() for examples in rehearsals)
-        return 5 - np.array(lower) * readable[place]
-
-    monkeypatch.setattr("recommender.ranker.losses_of_others", losses)
-    ranker = Ranker.fit(graph, text_model=text_model)
-    assert ranker.metrics["loss without and with what the encoder expects"] == [[5.0, 5.0, 5.0], [5 - x for x in lower]]
-    for fusion in ranker._fusions.values():
-        assert bool(fusion.weights["linear"][place]) == read
-    ranker.save(tmp_path / "model")
-    loaded = Ranker.load(tmp_path / "model")
-    assert ("graph" in loaded._scorers.models) == read
-    assert_same_lists(loaded.rank(graph.histories, k=5, pool="all"), ranker.rank(graph.histories, k=5, pool="all"))
 
 
 def test_texts_that_are_made_of_facts_alone_tune_nothing(graph: KnowledgeGraph, text_model: str) -> None:

@@ -128,22 +128,8 @@ def scorers(graph: KnowledgeGraph, content: ItemContent) -> Scorers:
     encoder = GraphEncoder.fit(
         content, graph.interactions, pairs=Pairs(neighbours.matrices), embedding_size=16, n_steps=5
     )
-    return fitted(content, neighbours, encoder, graph, expected=True)
-
-
-def fitted(
-    content: ItemContent, neighbours: Neighbours, encoder: GraphEncoder, graph: KnowledgeGraph, *, expected: bool
-) -> Scorers:
-    return Scorers.fit(
-        content,
-        neighbours,
-        encoder,
-        graph.interactions,
-        together=graph.interactions,
-        ease_l2=50.0,
-        reference=np.arange(0, 80, 2),
-        expected=expected,
-    )
+    taken = graph.interactions
+    return Scorers.fit(content, neighbours, encoder, taken, together=taken, ease_l2=50.0, reference=np.arange(0, 80, 2))
 
 
 def test_baskets_lead_from_item_to_item_like_customers(
@@ -166,40 +152,6 @@ def test_baskets_lead_from_item_to_item_like_customers(
         before, after = (one.models[step][[red]][:, [green]].sum() for one in (scorers, basketed))
         assert after > before + 0.01, step
     np.testing.assert_array_equal(basketed.n_events, scorers.n_events)
-
-
-def test_what_the_encoder_expects_is_carried_to_the_nearest_items(scorers: Scorers, graph: KnowledgeGraph) -> None:
-    """A history of one item: the kernels' row of it, averaged over the known items whose words are near the new one."""
-    new, item = 70, 4
-    row = scorers.histories(sparse.csr_array((np.ones(1), ([0], [item])), shape=(1, 80)))
-    found = list(scorers.block(np.array([new])).raw(row))[scorers.names.index("graph+words")]
-    views = {view: matrix[scorers.warm_nums] for view, matrix in scorers._neighbours.matrices.items()}
-    kernel = scorers.encoder.kernel(scorers.warm_nums, scorers.warm_nums, views)
-    largest = (kernel.said + kernel.bought).max()
-    expects = (kernel.said + kernel.bought)[scorers.warm_nums == item][0] / largest
-    near = scorers._neighbours.matrices["words"][[new]].toarray()[0, scorers.warm_nums] ** 2
-    kept = np.sort(near)[::-1][:50]
-    assert kept[-1] == 0 or len(scorers.warm_nums) > 50, "none of them is cut"
-    near[near < kept[-1]] = 0
-    np.testing.assert_allclose(found, near @ expects / (near.sum() + 0.1), rtol=2e-3)
-    assert found > 0
-
-
-def test_what_the_encoder_expects_is_scored_only_where_it_is_asked_for_and_fits_in_memory(
-    scorers: Scorers, graph: KnowledgeGraph, content: ItemContent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = scorers.names.index("graph+words")
-    rows = scorers.histories(graph.histories)
-    without = fitted(content, scorers._neighbours, scorers.encoder, graph, expected=False)
-    monkeypatch.setattr("recommender.scorers.MAX_DENSE_ITEMS", 10)
-    too_many = fitted(content, scorers._neighbours, scorers.encoder, graph, expected=True)
-    for unread in (without, too_many):
-        for nums in (np.arange(64, 80), np.arange(80).repeat(2)):  # few candidates, and many
-            block = unread.block(nums)
-            assert not list(block.raw(rows))[place].any()
-            assert not block.personal(rows, unread.scale(rows))[place].any()
-        assert set(unread.models) == {"ease", "walk"}
-    assert scorers.block(np.arange(64, 80)).personal(rows, scorers.scale(rows))[place].any()
 
 
 def test_few_candidates_get_the_scores_that_they_get_among_many(
