@@ -60,7 +60,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     [("tfidf", 1.12), ("blend_ease", 1.07), ("popular_in_groups", 1.0), ("firstshelf, graph removed", 1.0)],
 )
 def test_new_items_rank_better_than_by(generated: Measured, method: str, times: float) -> None:
-    """Measured: 1.260 [1.195, 1.334], 1.152 [1.101, 1.211], 1.080 [1.035, 1.129], 1.030 [1.003, 1.060].
+    """Measured: 1.253, 1.146, 1.074, 1.036.
 
     Tastes here are categories, so what is popular in one is hard to beat; and the words of a listing name its category,
     so that without the graph little is lost. What is held lies lower: the number of threads moves a training.
@@ -69,7 +69,7 @@ def test_new_items_rank_better_than_by(generated: Measured, method: str, times: 
 
 
 def test_shuffled_labels_fall_to_chance(generated: Measured) -> None:
-    """Measured: .1010, and .1011 by chance; on another split .1039 and .1092."""
+    """Measured: .0869, and .1011 by chance."""
     assert abs(generated.ndcg("firstshelf, labels shuffled") - generated.ndcg("random")) < 0.03
 
 
