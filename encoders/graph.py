@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,6 +57,10 @@ class GatedMean(MessagePassing):  # type: ignore[misc]  # torch-geometric has no
 
     def __init__(self, embedding_size: int) -> None:
         super().__init__(aggr="mean")
+        # torch-geometric writes ``propagate`` to a file in the temporary folder, in every process, and leaves it there.
+        written = getattr(sys.modules.get(type(self).propagate.__module__), "__file__", None)
+        if written and Path(written).parent == Path(tempfile.gettempdir()):
+            Path(written).unlink(missing_ok=True)
         self.weight = nn.Parameter(torch.eye(embedding_size))
         self.gate = nn.Parameter(torch.tensor(0.2))
 

@@ -446,9 +446,11 @@ class Ranker:
         out = np.empty((len(histories), len(item_nums)), dtype=np.float32)
         cold = self.is_cold[item_nums]
         for stratum, mask in zip(STRATA, (cold, ~cold), strict=True):
-            if mask.any():
-                block = self._scorers.block(item_nums[mask])
-                out[:, mask] = self._fused(histories, stratum, block, self._scorers.facts(item_nums[mask]))
+            columns = np.flatnonzero(mask)
+            for start in range(0, len(columns), _PAGE):
+                page = columns[start : start + _PAGE]
+                block, facts = self._scorers.block(item_nums[page]), self._scorers.facts(item_nums[page])
+                out[:, page] = self._fused(histories, stratum, block, facts)
         return out + self._lead(item_nums)
 
     def parts(self, history: sparse.csr_array, item_nums: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:

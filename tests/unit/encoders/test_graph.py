@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,3 +209,9 @@ def test_rates_rise_for_a_fifth_of_the_steps_and_never_fall(n_steps: int, n_risi
     assert rates[0] == pytest.approx(0.04 * 2e-3)
     assert (np.diff(rates[: n_rising + 1]) > 0).all()
     assert rates[n_rising:] == pytest.approx([2e-3] * (n_steps - n_rising))
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
+    code = "from encoders.graph import GatedMean; GatedMean(2), GatedMean(2)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert not list(tmp_path.iterdir())

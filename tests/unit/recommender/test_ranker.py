@@ -121,6 +121,20 @@ def test_scores_of_single_items_are_those_of_the_list(ranker: Ranker, histories:
         np.testing.assert_allclose(scores, ranking.scores[row], atol=2e-3)
 
 
+def test_scores_do_not_depend_on_how_many_items_are_prepared_at_once(
+    ranker: Ranker, histories: sparse.csr_array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nums = np.random.default_rng(0).permutation(80)
+    in_one_page = ranker.score(histories[:9], nums)
+    made: list[int] = []
+    block = ranker._scorers.block
+    monkeypatch.setattr(ranker._scorers, "block", lambda page: made.append(len(page)) or block(page))
+    monkeypatch.setattr("recommender.ranker._PAGE", 7)
+    np.testing.assert_allclose(ranker.score(histories[:9], nums), in_one_page, atol=2e-3)
+    assert max(made) == 7
+    assert sum(made) == 80
+
+
 def test_one_customer_gets_the_same_list_alone_and_among_others(ranker: Ranker, histories: sparse.csr_array) -> None:
     together = ranker.rank(histories, k=5, pool="new").item_nums[7]
     np.testing.assert_array_equal(ranker.rank(histories[[7]], k=5, pool="new").item_nums[0], together)
