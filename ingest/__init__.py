@@ -1,5 +1,6 @@
 """From a shop's files to the knowledge graph: reading, validating, cleaning, loading. ``load`` is the way in."""
 
+from ingest.canonical import launches_file
 from ingest.facts import GraphTables, item_facts
 from ingest.generated import Taste, Tastes, generate_shop
 from ingest.launch import launch_item, launched_item
@@ -17,6 +18,7 @@ __all__ = [
     "item_facts",
     "launch_item",
     "launched_item",
+    "launches_file",
     "load",
     "validate_item",
 ]

@@ -68,24 +68,7 @@ class Workspace:
             WorkspaceError: no workspace there, an unreadable one, or one of a newer format.
         """
         path = Path(path)
-        file = path / _FILE
-        if not file.exists():
-            raise WorkspaceError(
-                f"no workspace at {str(path)!r}; make one with: firstshelf ingest FOLDER --workspace {path}"
-            )
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-            found = int(settings["format"])
-            settings["store"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorkspaceError(
-                f"{str(file)!r} is not a workspace file ({error}); restore it, or ingest into a new folder"
-            ) from error
-        if found > FORMAT:
-            raise WorkspaceError(
-                f"workspace {str(path)!r} has format {found}, this firstshelf reads up to {FORMAT}; upgrade firstshelf"
-            )
-        return cls(path, settings)
+        return cls(path, _read(path))
 
     @property
     def store_address(self) -> str:
@@ -122,15 +105,36 @@ class Workspace:
         return open_store(self.store_address)
 
     def get(self, name: str) -> Any:
-        """A remembered fact (the content hash of the last load, say), or ``None``."""
-        return self._settings.get(name)
+        """A remembered fact (the content hash of the last load, say), whichever process wrote it, or ``None``."""
+        return _read(self.path).get(name)
 
     def remember(self, **facts: Any) -> None:
-        """Write JSON facts into ``workspace.json``, in one atomic step."""
-        self._settings.update(facts)
+        """Write JSON facts into ``workspace.json``, in one atomic step; what other processes remembered stays."""
+        self._settings = {**_read(self.path), **facts}
         self._write()
 
     def _write(self) -> None:
         temporary = self.path / f"{_FILE}.next"
         temporary.write_text(json.dumps(self._settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.replace(self.path / _FILE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    file = path / _FILE
+    if not file.exists():
+        raise WorkspaceError(
+            f"no workspace at {str(path)!r}; make one with: firstshelf ingest FOLDER --workspace {path}"
+        )
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = int(settings["format"])
+        settings["store"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(
+            f"{str(file)!r} is not a workspace file ({error}); restore it, or ingest into a new folder"
+        ) from error
+    if found > FORMAT:
+        raise WorkspaceError(
+            f"workspace {str(path)!r} has format {found}, this firstshelf reads up to {FORMAT}; upgrade firstshelf"
+        )
+    return settings

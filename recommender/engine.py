@@ -59,6 +59,7 @@ class Engine:
         self._store = store
         self._ranker = ranker
         self._launched = False
+        self._graph_state: list[Any] | None = None
         self._interacted: Facts | None = None
         self._read: Histories | None = None
         self._adopt(graph)
@@ -83,12 +84,14 @@ class Engine:
         store = place.open_store()
         try:
             digests = load_added(ranker, place.model_folder)
+            graph_state = _graph_state(place, store)
             graph = current_graph(place, store).aligned(ranker.item_ids)
             changed = changed_items(graph, digests)
             if len(changed):
                 ranker.add(graph, changed, progress=progress)
                 save_added(ranker, graph, place.model_folder)
             engine = cls(place, store, graph, ranker)
+            engine._graph_state = graph_state
             for item_id in engine._cut_off:
                 engine._finish_launch(item_id)
             return engine
@@ -227,9 +230,12 @@ class Engine:
         started = time.perf_counter()
         item_id = validate_item(item).item_id
         # From here to the end the store holds what neither the snapshot nor the model folder knows.
-        self._workspace.remember(snapshot=None, launching=[*self._cut_off, item_id])
+        self._workspace.remember(launching=[*self._cut_off, item_id])
         self._launched = True
+        is_current = self._graph_state == _graph_state(self._workspace, self._store)
         nodes, edges = launch_item(item, self._workspace, self._store, known=self._graph.vocabularies)
+        # What another process launched or loaded is not in this engine's graph, which then must not be kept as whole.
+        self._graph_state = _graph_state(self._workspace, self._store) if is_current else None
         created = item_id not in self._graph.items
         graph = self._graph.extended(nodes, edges)
         item_nums = graph.items.nums([item_id])
@@ -345,7 +351,8 @@ class Engine:
         """Keep the snapshot and what was read of launched items for a fast start, and release the graph store."""
         if self._launched and not self._cut_off:
             save_added(self._ranker, self._graph, self._workspace.model_folder)
-            save_graph(self._workspace, self._store, self._graph)
+            if self._graph_state == _graph_state(self._workspace, self._store):
+                _save_graph(self._workspace, self._graph, self._graph_state)
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -575,24 +582,32 @@ def load_ranker(workspace: Workspace) -> Ranker:
 def current_graph(workspace: Workspace, store: GraphStore) -> KnowledgeGraph:
     """The store's graph as arrays: the workspace's saved snapshot where it is still good, else read from the store.
 
-    A load, a training and a launch make the saved snapshot void.
+    A load, a training and a launch, of any process, make the saved snapshot void.
 
     Raises:
         WorkspaceError: the last load did not finish.
     """
-    mark = store.get_mark()
-    if mark is None:
+    state = _graph_state(workspace, store)
+    if state[0] is None:
         raise WorkspaceError(
             f"the last load into {store.address!r} did not finish; run the same 'firstshelf ingest' again, it continues"
         )
-    if workspace.get("snapshot") == mark:
+    if workspace.get("snapshot") == state:
         return KnowledgeGraph.load(workspace.path / "snapshot")
     graph = snapshot(store, until=None)
-    save_graph(workspace, store, graph)
+    _save_graph(workspace, graph, state)
     return graph
 
 
-def save_graph(workspace: Workspace, store: GraphStore, graph: KnowledgeGraph) -> None:
-    """Save a snapshot that equals the store's graph now."""
+def _graph_state(workspace: Workspace, store: GraphStore) -> list[Any]:
+    """What every load, launch and training changes before it changes the store's graph, in whatever process."""
+    from ingest import launches_file
+
+    launches = launches_file(workspace)
+    return [store.get_mark(), launches.stat().st_size if launches.exists() else 0, workspace.get("trained")]
+
+
+def _save_graph(workspace: Workspace, graph: KnowledgeGraph, state: list[Any]) -> None:
+    """Keep a snapshot that equals the store's graph as it was in a state."""
     graph.save(workspace.path / "snapshot")
-    workspace.remember(snapshot=store.get_mark())
+    workspace.remember(snapshot=state)

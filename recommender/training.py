@@ -77,6 +77,7 @@ def train(
         request = hashlib.sha256(repr((FORMAT, graph.content_hash, text_model, seed)).encode()).hexdigest()[:16]
         checkpoint = workspace.path / "training" / request
         ranker = Ranker.fit(graph, text_model=text_model, seed=seed, progress=progress, checkpoint=checkpoint)
+        workspace.remember(trained=None)
         similar = replace_similar_text(store, graph, ranker.text_vectors, np.arange(len(graph.items)))
         saved = workspace.model_folder.with_name("model.next")
         shutil.rmtree(saved, ignore_errors=True)
@@ -85,7 +86,7 @@ def train(
         shutil.rmtree(workspace.model_folder, ignore_errors=True)
         saved.rename(workspace.model_folder)
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
-        workspace.remember(snapshot=None)
+        workspace.remember(trained=ranker.fingerprint)
     finally:
         store.close()
     return TrainReport(

@@ -63,3 +63,13 @@ def test_a_newer_or_broken_workspace_is_refused(tmp_path: Path) -> None:
         file.write_text(text, encoding="utf-8")
         with pytest.raises(WorkspaceError, match="not a workspace file"):
             Workspace.open(tmp_path)
+
+
+def test_what_another_process_remembers_is_seen_and_stays(tmp_path: Path) -> None:
+    first = Workspace.create(tmp_path / "w")
+    second = Workspace.open(tmp_path / "w")
+    first.remember(content_hash="one")
+    assert second.get("content_hash") == "one"
+    second.remember(launching=["X"])
+    assert first.get("launching") == ["X"]
+    assert Workspace.open(tmp_path / "w").get("content_hash") == "one"

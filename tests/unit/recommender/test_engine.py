@@ -423,6 +423,35 @@ def test_the_saved_snapshot_is_used_until_the_store_changes(tmp_path: Path, stor
     assert "new" in current_graph(workspace, store).vocabularies[schema.BRAND]
 
 
+def test_launches_of_two_processes_are_both_there_afterwards(open_engine: Callable[[], Engine]) -> None:
+    first, second = open_engine(), open_engine()
+    first.launch({"item_id": "glue-a", "title": "Glue A"})
+    second.launch({"item_id": "glue-b", "title": "Glue B"})
+    for engine in (first, second):
+        engine.close()
+    assert {"glue-a", "glue-b"} <= set(open_engine().item_ids)
+
+
+def test_a_snapshot_is_kept_by_the_one_process_that_launched(
+    open_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_engine() as engine:
+        engine.launch({"item_id": "glue-a", "title": "Glue A"})
+    monkeypatch.setattr("recommender.engine.snapshot", lambda *_, **__: pytest.fail("read from the store"))
+    assert "glue-a" in open_engine().item_ids
+
+
+def test_a_process_that_was_open_while_another_trained_keeps_no_snapshot(
+    open_engine: Callable[[], Engine], tmp_path: Path
+) -> None:
+    engine = open_engine()
+    Workspace.open(tmp_path / "trained").remember(trained="another model")
+    engine.launch({"item_id": "glue-a", "title": "Glue A"})
+    kept = Workspace.open(tmp_path / "trained").get("snapshot")
+    engine.close()
+    assert Workspace.open(tmp_path / "trained").get("snapshot") == kept
+
+
 def test_an_untrained_workspace_says_how_to_train(tmp_path: Path) -> None:
     Workspace.create(tmp_path / "w", store="memory:")
     with pytest.raises(WorkspaceError, match="firstshelf train"):
