@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,19 @@ if TYPE_CHECKING:
 
 _MAX_CHARACTERS: Final = 4_000
 """Of a description: the rest is boilerplate, and a shop may paste a manual there."""
-_SCRIPTS_WITHOUT_SPACES: Final = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"
-_TOKEN: Final = rf"[{_SCRIPTS_WITHOUT_SPACES}]|[^\W_{_SCRIPTS_WITHOUT_SPACES}]+"
-"""Words; in Chinese, Japanese and Korean single characters, so that 2-grams are about what words are elsewhere."""
+UNSPACED: Final = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
+    "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"  # Japanese, Chinese, Korean
+)
+"""Scripts that set no spaces between words, as a range of a regular expression."""
+MARKS: Final = "\u200c\u200d" + "".join(
+    chr(code)
+    for code in (*range(0x300, 0x1E00), *range(0xA600, 0xAC00))
+    if unicodedata.category(chr(code)) in {"Mn", "Mc"}
+)
+"""Vowel signs and accents that follow a letter; to ``re`` they are no part of a word."""
+_TOKEN: Final = rf"[{UNSPACED}][{MARKS}]*|[^\W_{UNSPACED}]+(?:[{MARKS}]+[^\W_{UNSPACED}]*)*"
+"""Words; where no spaces part them single characters, so that 2-grams are about what words are elsewhere."""
 MAX_PAIRED: Final = 3_000
 """Items of one customer that are paired with each other: those of a reseller with 30,000 would take 45 GB."""
 _LONE: Final = 0.55

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -427,6 +428,14 @@ class GraphEncoder:
         parts = tuple(self._state[f"together.{part}"] for part in ("data", "indices", "indptr"))
         n_items = len(parts[2]) - 1
         return sparse.csr_array(parts, shape=(n_items, n_items))
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the learned weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        for _, tensor in sorted(self._network.state_dict().items()):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def gates(self) -> dict[str, float]:
         """The learned weight of each relation's message."""

@@ -228,20 +228,31 @@ class _LowerLayers:
 
     @contextmanager
     def recorded(self, encoder: TextEncoder) -> Iterator[None]:
-        """Keep the states of every batch that the encoder encodes."""
+        """Keep the states of every batch that the encoder encodes, if its layers pass on nothing else."""
+        import torch
+
         stack = _layers(encoder.running_model)
         if encoder.has_met_texts or len(stack) <= _TUNED_LAYERS:
             yield
             return
 
+        plain = True
+
         def keep(layer: Any, given: tuple[Any, ...]) -> None:
             self._states.extend(given[:1])
 
-        handle = stack[-_TUNED_LAYERS].register_forward_pre_hook(keep)
+        def look(layer: Any, given: tuple[Any, ...], states: Any) -> None:
+            nonlocal plain
+            plain &= isinstance(states, torch.Tensor)
+
+        handles = (stack[-_TUNED_LAYERS].register_forward_pre_hook(keep), stack[0].register_forward_hook(look))
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+            if not plain:  # MPNet's and T5's layers give more than states, which ``_pass_on`` would not
+                self._states.clear()
 
     @contextmanager
     def replayed(self, encoder: TextEncoder) -> Iterator[None]:

@@ -343,7 +343,7 @@ Label = Annotated[str | None, BeforeValidator(lambda value: _label(value))]
 
 
 class Item(BaseModel):
-    """One product as a shop describes it; the fields of design section 4, cleaned.
+    """One product as a shop describes it, cleaned.
 
     ``category_path`` is one path, root first; ``categories`` is a flat list. ``attributes`` has a list of values for
     each name. ``also_bought`` are the ids of what is bought with it, of this shop's items or of others, as a source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -114,7 +115,7 @@ class Workspace:
         self._write()
 
     def _write(self) -> None:
-        temporary = self.path / f"{_FILE}.next"
+        temporary = self.path / f"{_FILE}.{os.getpid()}.next"
         temporary.write_text(json.dumps(self._settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.replace(self.path / _FILE)
 

@@ -45,7 +45,7 @@ class DemoReport:
 
 
 def run_demo(
-    folder: Path, *, store: str | None = None, seed: int = 0, progress: Progress | None = None, k: int = 5
+    folder: str | Path, *, store: str | None = None, seed: int = 0, progress: Progress | None = None, k: int = 5
 ) -> DemoReport:
     """Generate a shop, ingest it, train, recommend new items with paths, launch one more product.
 
@@ -60,6 +60,7 @@ def run_demo(
     from ingest.generated import generate_shop
 
     started = time.perf_counter()
+    folder = Path(folder)
     if folder.exists():
         if not Workspace.open(folder).get("demo"):
             raise WorkspaceError(f"{str(folder)!r} is a workspace of your own; give the demo another --workspace")

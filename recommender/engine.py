@@ -349,11 +349,13 @@ class Engine:
 
     def close(self) -> None:
         """Keep the snapshot and what was read of launched items for a fast start, and release the graph store."""
-        if self._launched and not self._cut_off:
-            save_added(self._ranker, self._graph, self._workspace.model_folder)
-            if self._graph_state == _graph_state(self._workspace, self._store):
-                _save_graph(self._workspace, self._graph, self._graph_state)
-        self._store.close()
+        try:
+            if self._launched and not self._cut_off:
+                save_added(self._ranker, self._graph, self._workspace.model_folder)
+                if self._graph_state == _graph_state(self._workspace, self._store):
+                    _save_graph(self._workspace, self._graph, self._graph_state)
+        finally:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -608,6 +610,9 @@ def _graph_state(workspace: Workspace, store: GraphStore) -> list[Any]:
 
 
 def _save_graph(workspace: Workspace, graph: KnowledgeGraph, state: list[Any]) -> None:
-    """Keep a snapshot that equals the store's graph as it was in a state."""
+    """Keep a snapshot that equals the store's graph as it was in a state, unless a launch is half-way there now."""
+    if workspace.get("snapshot") == state or workspace.get("launching"):
+        return
+    workspace.remember(snapshot=None)  # nobody may read what is half written
     graph.save(workspace.path / "snapshot")
     workspace.remember(snapshot=state)

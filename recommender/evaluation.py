@@ -102,7 +102,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as one JSON object."""
-        return asdict(self)
+        comparisons = [{**asdict(found), "interval": found.interval.to_json()} for found in self.comparisons]
+        return {**asdict(self), "comparisons": comparisons}
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per method, pool, seed and number: columns method, pool, seed, bucket, measure, value."""
@@ -227,6 +228,7 @@ def evaluate_splits(
                     relevant[users],
                     histories=split.graph.interactions[users],
                     n_events=split.graph.n_events,
+                    n_customers=int((np.diff(split.graph.interactions.indptr) > 0).sum()),
                     pool=shown,
                     vectors=words,
                     categories=categories,
@@ -258,6 +260,7 @@ def measure(
     *,
     histories: sparse.csr_array,
     n_events: NDArray[np.int64],
+    n_customers: int,
     pool: NDArray[np.bool_],
     vectors: sparse.csr_array | None = None,
     categories: sparse.csr_array | None = None,
@@ -274,6 +277,7 @@ def measure(
         relevant: hidden positives within the pool, at least one a row. Shape (B, I).
         histories: training interactions of the same users. Shape (B, I).
         n_events: training events of each item. Shape (I,).
+        n_customers: with training events, for novelty.
         pool: what may be recommended. Shape (I,).
         vectors: for diversity; ``None`` leaves it out. Shape (I, D).
         categories: for miscalibration; ``None`` leaves it out. Shape (I, C).
@@ -292,7 +296,7 @@ def measure(
         "cold_share": metrics.cold_share(shown, n_events == 0),
         "coverage": metrics.coverage(shown, pool),
         "gini": metrics.gini(shown, pool),
-        "novelty": metrics.novelty(shown, n_events, histories.shape[0]),
+        "novelty": metrics.novelty(shown, n_events, n_customers),
         "filled": float((shown >= 0).mean()),
         "n_items": int(pool.sum()),
         "n_hidden_items": len(np.unique(relevant.indices)),
@@ -462,14 +466,12 @@ def _words(graph: KnowledgeGraph) -> sparse.csr_array:
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from encoders.content import ItemFacts
+    from encoders.content import MARKS, UNSPACED, ItemFacts
 
     texts = ItemFacts.of(graph).documents()
     # Scripts without spaces give no words, so there each character is one, and their pairs about the words.
-    unspaced = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32, token_pattern=rf"[{unspaced}]|[^\W{unspaced}]{{2,}}"
-    )
+    token = rf"[{UNSPACED}][{MARKS}]*|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[{MARKS}])+"
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32, token_pattern=token)
     try:
         return sparse.csr_array(vectorizer.fit_transform(texts))
     except ValueError:  # no item has a single word
@@ -530,10 +532,11 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
     yield "are; diversity: 0 to 1, how unlike a list's items are; cold_share: slots of new items; novelty: bits, more"
     yield "where few took an item; miscalibration: 0 where a list's mix of categories is the history's, else more"
     if evaluation.comparisons:
-        yield f"\n{PRODUCT} against … (NDCG@{k}, 95 % intervals, paired)"
+        yield f"\n{PRODUCT} against … (NDCG@{k}, 95 % intervals, paired; shown where p < .05 by Holm)"
     for found in evaluation.comparisons:
         at = found.interval
-        verdict = "better" if at.wins else "worse" if at.difference_high < 0 else "no difference shown"
+        is_shown = found.p_holm < 0.05  # an interval alone forgets how many methods are compared
+        verdict = ("better" if at.difference > 0 else "worse") if is_shown else "no difference shown"
         yield (
             f"  {found.method:<12}{found.pool:>4}, over {at.n:,} {found.over:<10}"
             f" {at.difference:+.4f} [{at.difference_low:+.4f}, {at.difference_high:+.4f}]"

@@ -5,7 +5,8 @@ Every ranking metric comes as one number a user, so that differences can be pair
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -255,6 +256,10 @@ class Interval:
         """The interval of the difference lies above 0."""
         return self.difference_low > 0
 
+    def to_json(self) -> dict[str, float | None]:
+        """The numbers by name; what is not defined is ``None``, since JSON has no nan."""
+        return {name: value if isfinite(value) else None for name, value in asdict(self).items()}
+
 
 def paired_bootstrap(
     ours: NDArray[np.float64],
@@ -277,7 +282,7 @@ def paired_bootstrap(
 
     Returns:
         The interval; ``p_value`` is two-sided, twice the smaller share of resamples on either side of 0 (at least
-        1 / (n_resamples + 1)). Ratios are nan where theirs is 0.
+        1 / (n_resamples + 1)). The ratio is nan where theirs is 0, and its bounds where theirs of a resample is.
 
     Raises:
         ValueError: arrays of different shapes, or empty.
@@ -303,7 +308,7 @@ def paired_bootstrap(
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = means[:, 0] / means[:, 1]
         mean_ours, mean_theirs = values[:, :2].sum(axis=0) / values[:, 2].sum()
-        ratio = mean_ours / mean_theirs
+        ratio = mean_ours / mean_theirs if mean_theirs else np.nan
     sided = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     low, high = np.nanpercentile(differences, tails)
     finite = ratios[np.isfinite(ratios)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,7 @@ _PAGE: Final = 512
 Longer pages are no faster to score."""
 _KEPT_BYTES: Final = 4 * 2**30
 """Of pages at most. They grow with known items × all items (5 GB for 20,000 × 20,000); what does not fit is made anew
-for every call."""
+for every ``_SCORES_AT_ONCE``."""
 _BLENDS: Final[dict[Stratum, tuple[dict[str, float], ...]]] = {
     "new": (
         {"graph": 1.0, "ridge": 0.5},
@@ -158,7 +159,7 @@ class Ranker:
         self._emphasis = emphasis
         self._ahead = ahead
         self._seed = seed
-        digest = hashlib.sha256(repr((self.item_ids, seed, emphasis)).encode())
+        digest = hashlib.sha256(repr((self.item_ids, seed, emphasis, scorers.encoder.fingerprint)).encode())
         for fusion in fusions.values():
             for name in sorted(fusion.weights):
                 digest.update(fusion.weights[name].tobytes())
@@ -315,6 +316,8 @@ class Ranker:
         differ = self._content.put(
             facts, item_nums, progress=lambda done, total: report("text of added items", done, total)
         )
+        # One that failed half-way is in the content already, and says what it said.
+        differ = np.union1d(differ, item_nums[item_nums >= len(self._neighbours.warm)])
         report("neighbours of added items", 0, 1)
         if len(differ):
             self._neighbours.put(self._content, differ)
@@ -753,12 +756,7 @@ def _baseline(
     n_history: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Log mean exp of a user's scores over reference items of the stratum's kind. Shape (B,)."""
-    nums = scorers.reference
-    if stratum == "known":
-        nums = nums[scorers.n_events[nums] > 0]
-        nums = nums if len(nums) else np.flatnonzero(scorers.n_events)
-    nums = nums[:_N_BASELINE]
-    block, facts = scorers.block(nums), scorers.facts(nums)
+    block, facts = scorers.reference_page(_N_BASELINE, known=stratum == "known")
     out = np.empty(rows.shape[0], dtype=np.float32)
     for start in range(0, rows.shape[0], 512):
         part = slice(start, start + 512)
@@ -891,11 +889,18 @@ def _kept(
     folder: Path | None, load: Callable[[Path], _Made], make: Callable[[], _Made], found: Callable[[], None]
 ) -> _Made:
     """What an interrupted training left in the folder, or made now and left there, whole or not at all."""
+    from safetensors import SafetensorError
+
     if folder is None:
         return make()
     if folder.exists():
-        found()
-        return load(folder)
+        try:
+            made = load(folder)
+        except (OSError, ValueError, KeyError, SafetensorError, WorkspaceError):
+            shutil.rmtree(folder)  # a power cut: the folder had its name before its files had their content
+        else:
+            found()
+            return made
     made = make()
     begun = folder.with_name(f"{folder.name}.next")
     made.save(begun)

@@ -288,7 +288,7 @@ class Scorers:
         grown = np.zeros(len(self._content) - len(self.n_events), dtype=np.int64)
         self.n_events = self._arrays["n_events"] = np.concatenate([self.n_events, grown])
         if self.rest_on(item_nums):
-            for cached in ("_reference", "_facts_scale", "fact_steps"):
+            for cached in ("_reference", "_reference_pages", "_facts_scale", "fact_steps"):
                 self.__dict__.pop(cached, None)
 
     def rest_on(self, item_nums: NDArray[np.int64]) -> bool:
@@ -336,6 +336,21 @@ class Scorers:
     @cached_property
     def _reference(self) -> Block:
         return Block(self, self._arrays["reference"])
+
+    def reference_page(self, n: int, *, known: bool) -> tuple[Block, NDArray[np.float32]]:
+        """The first n reference items, or those of them with an event, and their facts; made once."""
+        page = self._reference_pages.get((n, known))
+        if page is None:
+            nums = self.reference
+            if known:
+                nums = nums[self.n_events[nums] > 0]
+                nums = nums if len(nums) else self.warm_nums
+            page = self._reference_pages[n, known] = (self.block(nums[:n]), self.facts(nums[:n]))
+        return page
+
+    @cached_property
+    def _reference_pages(self) -> dict[tuple[int, bool], tuple[Block, NDArray[np.float32]]]:
+        return {}
 
     def scale(self, histories: sparse.csr_array) -> NDArray[np.float32]:
         """Mean of each user's scores over the reference items, and what they are divided by. Shape (B, 2, S).
@@ -585,9 +600,14 @@ def _largest(histories: sparse.csr_array, view: sparse.csr_array, power: float) 
 
 
 def _chunks(histories: sparse.csr_array, n_candidates: int) -> list[slice]:
-    """Slices of at least one user, with at most so many (event, candidate) and (user, warm item) pairs."""
+    """Slices of at least one user, with at most so many (event, candidate) pairs.
+
+    And of (user, warm item) pairs, where there are too many candidates to take the steps from their side.
+    """
     n_events = max(1, _PAIRS_AT_ONCE // max(1, n_candidates))
-    n_users = max(1, min(n_events, _STEPS_AT_ONCE // max(1, histories.shape[1])))
+    n_users = n_events
+    if n_candidates > _FEW_CANDIDATES:
+        n_users = max(1, min(n_events, _STEPS_AT_ONCE // max(1, histories.shape[1])))
     chunks, start = [], 0
     while start < histories.shape[0]:
         limit = int(np.searchsorted(histories.indptr, histories.indptr[start] + n_events, side="right")) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def train(
         shutil.rmtree(workspace.model_folder, ignore_errors=True)
         saved.rename(workspace.model_folder)
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
-        workspace.remember(trained=ranker.fingerprint)
+        workspace.remember(trained=secrets.token_hex(8))
     finally:
         store.close()
     return TrainReport(

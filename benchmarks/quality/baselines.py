@@ -96,11 +96,11 @@ def popularity(case: Case) -> Fitted:
 
 
 def newest(case: Case) -> Fitted:
-    """Latest ``available_from`` first."""
-    launches = [item.get("available_from") for item in case.items]
-    if not any(launches):
-        raise NotDefinedError("no item has a launch date that is known before the cut")
-    order = np.argsort(np.argsort([str(launch or "") for launch in launches])).astype(np.float32)
+    """Latest ``available_from`` first; what has none comes last, and what is of one time comes in random order."""
+    launches = [str(item.get("available_from") or "") for item in case.items]
+    if not any(launches[num] for num in np.flatnonzero(case.new)):
+        raise NotDefinedError("no new item has a launch date that is known before the cut")
+    order = np.unique(launches, return_inverse=True)[1].astype(np.float32)
     return Fitted(lambda rows, columns: np.tile(order[columns], (len(rows), 1)))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from recommender import splits
 from recommender.companions import Companions
 from recommender.splits import Shop, read_shop, read_truth, split_shop
 
@@ -48,7 +51,7 @@ WARM_SHARE: Final = 0.1
 
 
 def make_split(work: Path, data_folder: Path, name: str, protocol: str, seed: int) -> Path:
-    """Split a set into a folder under ``work``, once: what a finished split left there is taken as it is.
+    """Split a set into a folder under ``work``, once: a finished split of the same files by the same code stays.
 
     A set that is split by time has one split for both protocols.
     """
@@ -59,9 +62,21 @@ def make_split(work: Path, data_folder: Path, name: str, protocol: str, seed: in
         folder = folder.with_name(f"{name}-{seed}")
     elif protocol == "warm":
         options["warm_share"] = WARM_SHARE
-    if not (folder / "split.json").exists():
+    made_of, stamp = _made_of(data_folder, name), folder / "made-of.txt"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != made_of:
+        shutil.rmtree(folder, ignore_errors=True)
         split_shop(data_set.read(data_folder), folder, seed=seed, **options)
+        stamp.write_text(made_of, encoding="utf-8")
     return folder
+
+
+def _made_of(data_folder: Path, name: str) -> str:
+    """Digest of a set's files, and of the code that reads and splits them."""
+    files = (data_folder / ("beauty" if name == LISTED else name)).rglob("*")
+    digest = hashlib.blake2b(digest_size=8)
+    for file in (Path(__file__), Path(splits.__file__), *sorted(file for file in files if file.is_file())):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

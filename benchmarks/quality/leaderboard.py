@@ -43,6 +43,8 @@ _LONG: Final = 150
 """Slots asked for: a shortlist that another ranker would start from. The first 50 are measured by rank, and the rest
 lets warm items be looked at alone."""
 _KEPT: Final = 50
+_ROUNDED: Final = 1e-5
+"""How far a mean may be from the rounded one of its cell."""
 
 
 def main() -> None:
@@ -120,10 +122,10 @@ def _measure_cell(
         result["pools"][pool] = _numbers(case, lists[pool], users[pool], shown)
     if "all" in lists:
         result["pools"]["warm only"] = _warm_only(case, lists["all"], users["all"])
-    write(cell, result)
     kept = options.work / "lists" / name / options.protocol
     kept.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(kept / f"{cell.stem}.npz", **{pool: values.astype(np.int32) for pool, values in lists.items()})
+    write(cell, result)  # last: a cell that is there has its lists
     shown = "  ".join(f"{pool} {numbers['means'][f'ndcg@{K}']:.4f}" for pool, numbers in result["pools"].items())
     say(f"{name} {options.protocol} seed {seed}  {method:32s} NDCG@{K} {shown}  {result['seconds']} s")
 
@@ -142,6 +144,7 @@ def _numbers(
         relevant,
         histories=case.train[users],
         n_events=case.n_events,
+        n_customers=int((np.diff(case.train.indptr) > 0).sum()),
         pool=shown,
         vectors=_tfidf(case),
         categories=case.groups,
@@ -203,13 +206,21 @@ def _compare(options: argparse.Namespace, name: str) -> None:
     """Paired intervals of NDCG@20 of the product, or of the last method that was asked for, against each other."""
     folder = options.output / name / options.protocol
     cells: dict[str, dict[int, dict[str, Any]]] = {}
+    lacking: list[str] = []
     for file in sorted(folder.glob("*.json")):
         if file.name == "comparison.json":
             continue
         cell = json.loads(file.read_text(encoding="utf-8"))
         lists = options.work / "lists" / name / options.protocol / f"{file.stem}.npz"
-        if "pools" in cell and lists.exists() and cell["seed"] in options.seeds:
+        if "pools" in cell and lists.exists():
             cells.setdefault(cell["method"], {})[cell["seed"]] = {"cell": cell, "lists": lists}
+        elif "pools" in cell:
+            lacking.append(file.stem)
+    if lacking:
+        say(f"{name} {options.protocol}: no lists under {options.work} of {', '.join(lacking)}; they are not compared")
+    if any(stem.rpartition("-")[0] == NAME for stem in lacking):
+        say(f"{name} {options.protocol}: no comparison without the product's lists; measure them with --again")
+        return
     ours = cells.get(NAME)
     if not ours:
         say(f"{name} {options.protocol}: no comparison without a cell of the product")
@@ -232,8 +243,8 @@ def _compare(options: argparse.Namespace, name: str) -> None:
             corrected = holm({method: interval.p_value for method, interval in intervals.items()})
             for method, interval in intervals.items():
                 numbers = {
-                    field: round(getattr(interval, field), 5)
-                    for field in interval.__slots__
+                    field: value if value is None else round(value, 5)
+                    for field, value in interval.to_json().items()
                     if field not in {"level", "n"}
                 }
                 compared.append(
@@ -258,6 +269,7 @@ def _gather(
     sums: dict[str, dict[str, dict[str, list[float]]]] = {}
     for seed in seeds:
         case, originals = _case(options, name, seed)
+        cell = found[seed]["cell"]
         with np.load(found[seed]["lists"]) as stored:
             lists = {pool: stored[pool].astype(np.int64) for pool in stored.files}
         pools = _pools(case, options.protocol)
@@ -269,6 +281,12 @@ def _gather(
             tested = np.flatnonzero(np.diff(relevant.indptr))
             shown, relevant, users = shown[tested], sparse.csr_array(relevant[tested]), users[tested]
             values = ranking_metrics(shown, relevant, [K])[f"ndcg@{K}"]
+            measured = cell["pools"][pool]["means"][f"ndcg@{K}"]
+            if abs(values.mean() - measured) > _ROUNDED:
+                raise SystemExit(
+                    f"{found[seed]['lists']} gives NDCG@{K} {values.mean():.5f} where the cell of {cell['method']}, "
+                    f"seed {seed}, has {measured}: they are not of one measurement; measure it with --again"
+                )
             gains, parts = ndcg_by_item(shown, relevant, K)
             sides = sums.setdefault(pool, {"users": {}, "items": {}})
             for user, value in zip(users, values, strict=True):
@@ -308,7 +326,8 @@ def _methods(options: argparse.Namespace) -> list[str]:
         "product": [NAME],
         "controls": list(CONTROLS),
     }
-    asked = options.methods or list(groups)
+    # Of all items, one whose events were shuffled may show what its customer has: it does not know.
+    asked = options.methods or [group for group in groups if group != "controls" or options.protocol == "cold"]
     if "peers" in asked and not PEERS_PYTHON.exists():
         say("peers are left out: they have no environment yet; run 'make peers'")
         groups["peers"] = []

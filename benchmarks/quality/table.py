@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
@@ -54,6 +54,9 @@ SHOWN: Final = {
     "newest": "newest",
     "random": "random",
 }
+_SHOWN: Final = 0.05
+"""Holm-corrected p-value below which a difference is shown."""
+_MAY_BE_ITEMS: Final = "†"
 VIEWS: Final = (
     ("cold", "new", "new items only"),
     ("warm", "warm only", "items sold before"),
@@ -167,7 +170,10 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
     hidden = (
         f"launched from {split['cut']} on" if split["protocol"] == "time" else f"seeds {', '.join(map(str, seeds))}"
     )
-    yield f"**{folder.name}, {title}** ({split['n_items']:,} items, {users // len(seeds):,} test users; {hidden})\n"
+    about = f"{split['n_items']:,} items, {users // len(seeds):,} test users; {hidden}"
+    if PRODUCT in by_method:
+        about += f"; firstshelf of {', '.join(_commits(by_method[PRODUCT][seed] for seed in seeds))}"
+    yield f"**{folder.name}, {title}** ({about})\n"
     intervals = _intervals(folder / view / "comparison.json", pool)
     shortlist = view == "cold" and any(has(method, SHORTLIST) for method in by_method)
     columns = ["method", "NDCG@20", "Recall@20"]
@@ -179,8 +185,10 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
         name = SHOWN.get(method, method) if method != REFERENCE else "*as if warm (reference, not a method)*"
         row = [name, f"{mean(method, 'ndcg@20'):.4f}", f"{mean(method, 'recall@20'):.4f}"]
         row += [f"{mean(method, SHORTLIST):.1%}" if has(method, SHORTLIST) else "–"] * shortlist
-        row += [intervals.get(method, "–")] * bool(intervals)
+        row += [intervals.get((method, seeds), "–")] * bool(intervals)
         yield f"| {' | '.join(row)} |"
+    if any(_MAY_BE_ITEMS in interval for interval in intervals.values()):
+        yield f"\n{_MAY_BE_ITEMS} over the items instead of the customers the difference may be chance."
     if PRODUCT in by_method and REFERENCE in by_method:
         floor = max(ranked, key=lambda m: mean(m, "ndcg@20") if m.startswith("blend_ease") else -1.0)
         ours, low, high = (mean(method, "ndcg@20") for method in (PRODUCT, floor, REFERENCE))
@@ -196,11 +204,10 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
                 for cells in (found, by_method[PRODUCT])
             ]
             # A control tells something only beside the product of the same code.
-            other = sorted(
-                {found[seed]["commit"] for seed in both} - {by_method[PRODUCT][seed]["commit"] for seed in both}
-            )
+            product = _commits(by_method[PRODUCT][seed] for seed in both)
+            other = [commit for commit in _commits(found[seed] for seed in both) if commit not in product]
             name = method.removeprefix(f"{PRODUCT}, ") + (f" (other code: {', '.join(other)})" if other else "")
-            row = [name, *(f"{value:.4f}" for value in pair), intervals.get(method, "–")]
+            row = [name, *(f"{value:.4f}" for value in pair), intervals.get((method, tuple(both)), "–")]
             yield f"| {' | '.join(row)} |"
     if PRODUCT in by_method:
         yield from _mixing_table([by_method[PRODUCT][seed] for seed in seeds])
@@ -259,15 +266,26 @@ def _measured(cells: list[dict[str, Any]], measure: str, digits: int) -> str:
     return f"measured, 95 % [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _intervals(file: Path, pool: str) -> dict[str, str]:
+def _commits(cells: Iterable[dict[str, Any]]) -> list[str]:
+    """The commits of some cells, each with a + where the code differed from it."""
+    return sorted({cell["commit"] + "+" * cell["changed"] for cell in cells})
+
+
+def _intervals(file: Path, pool: str) -> dict[tuple[str, tuple[int, ...]], str]:
+    """Of each method on its splits: the ratio over customers, and whether it is shown over them and over the items."""
     if not file.exists():
         return {}
-    against = json.loads(file.read_text(encoding="utf-8"))["against"]
+    against = [row for row in json.loads(file.read_text(encoding="utf-8"))["against"] if row["pool"] == pool]
+    by_items = {row["method"]: row["p_holm"] for row in against if row["over"] == "items"}
     found = {}
     for row in against:
-        if row["pool"] == pool and row["over"] == "users":
+        if row["over"] == "users" and row["ratio_low"] is not None:
             interval = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
-            found[row["method"]] = interval + ("" if row["p_holm"] < 0.05 else " (not shown)")
+            if row["p_holm"] >= _SHOWN:
+                interval += " (not shown)"
+            elif by_items[row["method"]] >= _SHOWN:
+                interval += f" {_MAY_BE_ITEMS}"
+            found[row["method"], tuple(row["seeds"])] = interval
     return found
 
 

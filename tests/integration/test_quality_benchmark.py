@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,46 @@ def test_a_control_is_compared_on_the_splits_that_it_has_and_a_baseline_on_all_o
     run("table.py", "--results", tmp_path / "results", "--readme", readme)
     assert "| graph removed (other code: of before) |" in readme.read_text()
     assert f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}] |" in readme.read_text()
+    (cells / "firstshelf-1.json").rename(tmp_path / "firstshelf-1.json")
+    run("table.py", "--results", tmp_path / "results", "--readme", readme)
+    assert re.search(r"\| TF-IDF \|[^\n]*\| – \|", readme.read_text()), "an interval is of other splits than its row"
+    (tmp_path / "firstshelf-1.json").rename(cells / "firstshelf-1.json")
+    (lists / "firstshelf-1.npz").rename(tmp_path / "firstshelf-1.npz")
+    before = (cells / "comparison.json").read_text()
+    assert "without the product's lists" in run("leaderboard.py", *places, "--compare-only")
+    assert (cells / "comparison.json").read_text() == before
+    (lists / "firstshelf-1.npz").write_bytes((lists / "random-1.npz").read_bytes())
+    with pytest.raises(AssertionError, match="not of one measurement"):
+        run("leaderboard.py", *places, "--compare-only")
+
+
+def test_what_may_be_chance_over_the_items_is_marked(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import table
+
+    folder = tmp_path / "shop" / "cold"
+    write_cells(folder, ("firstshelf", 0, {}, {"changed": True}), *((name, 0, {}, {}) for name in ("tfidf", "bm25")))
+    interval = {"pool": "new", "seeds": [0], "ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3}
+    p_values = {("tfidf", "users"): 0.001, ("tfidf", "items"): 0.2, ("bm25", "users"): 0.001, ("bm25", "items"): 0.01}
+    against = [{**interval, "method": name, "over": over, "p_holm": p} for (name, over), p in p_values.items()]
+    (folder / "comparison.json").write_text(json.dumps({"against": against}))
+    lines = table.tables(tmp_path).splitlines()
+    assert "| TF-IDF | 0.1000 | 0.2000 | 1.200 [1.100, 1.300] † |" in lines
+    assert "| BM25 | 0.1000 | 0.2000 | 1.200 [1.100, 1.300] |" in lines
+    assert lines[0].endswith("firstshelf of c0ffee+)")
+    assert sum(line.startswith("† ") for line in lines) == 1
+
+
+def test_other_files_are_split_anew(modules, data, tmp_path):
+    _, cases, _ = modules
+    shutil.copytree(data / "generated", tmp_path / "data" / "generated")
+    folder = cases.make_split(tmp_path, tmp_path / "data", "generated", "cold", 0)
+    (folder / "kept").touch()
+    assert (cases.make_split(tmp_path, tmp_path / "data", "generated", "cold", 0) / "kept").exists()
+    (tmp_path / "data" / "generated" / "note.txt").write_text("more")
+    folder = cases.make_split(tmp_path, tmp_path / "data", "generated", "cold", 0)
+    assert not (folder / "kept").exists()
+    assert (folder / "split.json").exists()
 
 
 def test_pooled_recall_counts_positives_not_users(monkeypatch):
@@ -129,7 +170,8 @@ def write_cells(folder, *cells):
     pool = "warm only" if folder.name == "warm" else "new"
     for method, seed, means, more in cells:
         means = {"n_users": 7, "ndcg@20": 0.1, "recall@20": 0.2, **means}
-        cell = {"method": method, "seed": seed, "split": split, "pools": {pool: {"means": means}}, **more}
+        code = {"commit": "c0ffee", "changed": False}
+        cell = {"method": method, "seed": seed, "split": split, "pools": {pool: {"means": means}}, **code, **more}
         (folder / f"{method}-{seed}.json").write_text(json.dumps(cell))
 
 

@@ -239,3 +239,18 @@ def test_half_precision_is_numpys_to_the_bit() -> None:
 def test_top_of_rows_keeps_the_largest() -> None:
     matrix = sparse.csr_array(np.array([[1.0, 3, 2], [0, 0, 5]]))
     np.testing.assert_array_equal(top_of_rows(matrix, 2).toarray(), [[0, 3, 2], [0, 0, 5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी किताब", ["हिन्दी", "किताब"]),
+        ("தமிழ் புத்தகம்", ["தமிழ்", "புத்தகம்"]),
+        ("กาแฟคั่ว", ["ก", "า", "แ", "ฟ", "คั่", "ว"]),
+        ("cafe\u0301 x_1", ["cafe\u0301", "x", "1"]),
+        ("手工 drip-tray", ["手", "工", "drip", "tray"]),
+    ],
+)
+def test_words_keep_their_vowel_signs(text: str, words: list[str]) -> None:
+    bag, _ = Bag.fit_transform("terms", [text])
+    assert sorted(bag.vocabulary) == sorted(set(words))

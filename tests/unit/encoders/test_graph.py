@@ -127,6 +127,10 @@ def test_saving_and_loading_gives_the_same(graph: KnowledgeGraph, text_encoder: 
         encoder.kernel(nums, nums, views_of(content)).score(histories),
     )
     assert loaded.gates() == encoder.gates()
+    assert loaded.fingerprint == encoder.fingerprint
+    with torch.no_grad():
+        loaded._network.together.gate += 1e-3
+    assert loaded.fingerprint != encoder.fingerprint
 
 
 @pytest.mark.parametrize("missing", ["text", "brands"])

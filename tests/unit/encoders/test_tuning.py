@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from transformers import MPNetConfig, MPNetModel
 
 from encoders.text import TextEncoder
 from encoders.tuning import _layers, _LowerLayers, _mixed, _pairs, _Test, fine_tune
@@ -80,6 +82,27 @@ def test_a_mix_that_starts_from_the_kept_states_gives_what_it_gives_from_the_tex
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert not np.allclose(found, before, atol=1e-3)
     assert np.isnan(mixed.encode(["another"])).all(), "afterwards all layers run again"
+
+
+def test_layers_that_pass_on_more_than_states_all_run(tmp_path: Path) -> None:
+    config = MPNetConfig(
+        vocab_size=30_522, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64
+    )
+    MPNetModel(config).save_pretrained(tmp_path)
+    TextEncoder.pretrained().model.tokenizer.save_pretrained(tmp_path)
+    start = TextEncoder.pretrained(str(tmp_path))
+    tuned = copy.deepcopy(start.model)
+    with torch.no_grad():
+        for weight in _layers(tuned)[-1].parameters():
+            weight.mul_(1.1)
+    mixed = _mixed(start, TextEncoder(tuned), 0.5)
+    texts = ["a brush", "a broom", "a very long handled scrubbing brush"]
+    expected = TextEncoder(mixed.model).encode(texts)
+    below = _LowerLayers()
+    with below.recorded(start):
+        start.encode(texts)
+    with below.replayed(mixed):
+        np.testing.assert_allclose(mixed.encode(texts), expected, atol=1e-5)
 
 
 def test_too_few_pairs_ship_the_start_and_say_so(text_encoder: TextEncoder) -> None:

@@ -185,7 +185,8 @@ def test_several_seeds_pair_the_same_users_and_items(oracle):
 def test_a_recommender_that_cheats_is_caught(graph):
     split = splits.split_graph(graph, seed=0)
     relevant = split.hidden[:1]
-    given = {"histories": split.graph.interactions[:1], "n_events": split.graph.n_events, "ks": (2,), "k": 2}
+    given = {"histories": split.graph.interactions[:1], "n_events": split.graph.n_events, "n_customers": 1}
+    given |= {"ks": (2,), "k": 2}
     own = np.array([split.graph.interactions[:1].indices[:2]])
     with pytest.raises(AssertionError, match="own item"):
         evaluation.measure(own, relevant, pool=np.ones(N_ITEMS, dtype=bool), **given)

@@ -12,10 +12,11 @@ import pytest
 from checkerboard import COLOURS, checkerboard, histories_of, lists_of, tiny_text_model
 from scipy import sparse
 
+from encoders.graph import GraphEncoder
 from kg import KnowledgeGraph, schema
 from kg.errors import TrainingError, WorkspaceError
 from kg.snapshot import strength_of
-from recommender.ranker import Ranker, Ranking, _folds, _histories
+from recommender.ranker import Ranker, Ranking, _folds, _histories, _kept
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +317,39 @@ def test_what_was_added_is_taken_up_again_without_reading_it(
     np.testing.assert_array_equal(first.item_nums, second.item_nums)
     np.testing.assert_array_equal(first.scores, second.scores)
     assert again.added()[0].tolist() == [3, 80], "it is kept again with what is added later"
+
+
+def test_a_launch_that_failed_half_way_is_finished_by_the_next_one(
+    ranker: Ranker, graph: KnowledgeGraph, histories: sparse.csr_array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = with_twin(graph, 70)
+    with monkeypatch.context() as broken:
+        broken.setattr(ranker._neighbours, "put", lambda *_: pytest.fail("no memory"))
+        with pytest.raises(pytest.fail.Exception):
+            ranker.add(after, np.array([80]))
+    ranker.add(after, np.array([80]))
+    scores = ranker.score(histories[:20], np.array([70, 80]))
+    np.testing.assert_allclose(scores[:, 0], scores[:, 1], atol=5e-2)
+
+
+def test_what_every_history_is_compared_with_is_made_once(ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker.rank(histories_of([1, 2, 40]), k=5, pool="all")
+    monkeypatch.setattr(ranker._scorers, "block", lambda nums: pytest.fail("made anew"))
+    assert np.isfinite(ranker.rank(histories_of([3, 41]), k=5, pool="all").scores).all()
+
+
+def test_a_kept_stage_that_a_power_cut_left_empty_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "graph encoder"
+    folder.mkdir()
+    (folder / "graph.safetensors").touch()
+
+    class Made:
+        def save(self, folder: Path) -> None:
+            folder.mkdir()
+
+    made = Made()
+    assert _kept(folder, GraphEncoder.load, lambda: made, lambda: pytest.fail("found")) is made
+    assert not list(folder.iterdir())
 
 
 def test_histories_stay_good_while_products_are_launched(
