@@ -189,6 +189,8 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
     if any(_MAY_BE_ITEMS in interval for interval in intervals.values()):
         yield f"\n{_MAY_BE_ITEMS} over the items instead of the customers the difference may be chance."
+    if PRODUCT in by_method:
+        yield from _cost([by_method[PRODUCT][seed] for seed in seeds])
     if PRODUCT in by_method and REFERENCE in by_method:
         floor = max(ranked, key=lambda m: mean(m, "ndcg@20") if m.startswith("blend_ease") else -1.0)
         ours, low, high = (mean(method, "ndcg@20") for method in (PRODUCT, floor, REFERENCE))
@@ -211,6 +213,17 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
             yield f"| {' | '.join(row)} |"
     if PRODUCT in by_method:
         yield from _mixing_table([by_method[PRODUCT][seed] for seed in seeds])
+
+
+def _cost(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """What the product's trainings took, where the cells know it."""
+    steps = [cell["steps"]["train"] for cell in cells if "steps" in cell]
+    if steps:
+        seconds = [step["seconds"] for step in steps]
+        took = f"{min(seconds):.0f}" + (f" to {max(seconds):.0f}" if len(seconds) > 1 else "")
+        places = {f"{cell['machine']['cpu_count']} cores" + " and a GPU" * ("gpu" in cell["machine"]) for cell in cells}
+        memory = max(step["peak_mb"] for step in steps) / 1024
+        yield f"\nTraining took {took} s and {memory:.1f} GB on {' or '.join(sorted(places))}."
 
 
 def _mixing_table(cells: list[dict[str, Any]]) -> Iterator[str]:
