@@ -197,8 +197,10 @@ def test_chunks_cover_every_user_once_and_are_smaller_for_more_candidates(n_cand
     assert len(chunks) == n_chunks
 
 
-def test_chunks_are_smaller_where_there_are_many_warm_items() -> None:
-    assert len(_chunks(sparse.csr_array((700, 40_000), dtype=np.float32), 1)) == 7
+def test_chunks_are_smaller_where_steps_over_many_warm_items_are_taken() -> None:
+    histories = sparse.csr_array((700, 40_000), dtype=np.float32)
+    assert len(_chunks(histories, 129)) == 7
+    assert len(_chunks(histories, 128)) == 1
 
 
 def test_asinh_is_that_of_numpy() -> None:
