@@ -124,7 +124,10 @@ def _measure_cell(
         result["pools"]["warm only"] = _warm_only(case, lists["all"], users["all"])
     kept = options.work / "lists" / name / options.protocol
     kept.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(kept / f"{cell.stem}.npz", **{pool: values.astype(np.int32) for pool, values in lists.items()})
+    begun = kept / f"{cell.stem}.part"
+    with begun.open("wb") as file:
+        np.savez_compressed(file, **{pool: values.astype(np.int32) for pool, values in lists.items()})
+    begun.replace(kept / f"{cell.stem}.npz")
     write(cell, result)  # last: a cell that is there has its lists
     shown = "  ".join(f"{pool} {numbers['means'][f'ndcg@{K}']:.4f}" for pool, numbers in result["pools"].items())
     say(f"{name} {options.protocol} seed {seed}  {method:32s} NDCG@{K} {shown}  {result['seconds']} s")
