@@ -38,7 +38,7 @@ MARKS: Final = "\u200c\u200d" + "".join(
     for code in (*range(0x300, 0x1E00), *range(0xA600, 0xAC00))
     if unicodedata.category(chr(code)) in {"Mn", "Mc"}
 )
-"""Vowel signs and accents that follow a letter; to ``re`` they are no part of a word."""
+"""Vowel signs, accents and joiners that follow a letter; to ``re`` they are no part of a word."""
 _TOKEN: Final = rf"[{UNSPACED}][{MARKS}]*|[^\W_{UNSPACED}]+(?:[{MARKS}]+[^\W_{UNSPACED}]*)*"
 """Words; where no spaces part them single characters, so that 2-grams are about what words are elsewhere."""
 MAX_PAIRED: Final = 3_000

@@ -84,7 +84,7 @@ class Engine:
         store = place.open_store()
         try:
             digests = load_added(ranker, place.model_folder)
-            graph_state = _graph_state(place, store)
+            graph_state = _state_of(place, store)
             graph = current_graph(place, store).aligned(ranker.item_ids)
             changed = changed_items(graph, digests)
             if len(changed):
@@ -232,10 +232,10 @@ class Engine:
         # From here to the end the store holds what neither the snapshot nor the model folder knows.
         self._workspace.remember(launching=[*self._cut_off, item_id])
         self._launched = True
-        is_current = self._graph_state == _graph_state(self._workspace, self._store)
+        is_current = self._graph_state == _state_of(self._workspace, self._store)
         nodes, edges = launch_item(item, self._workspace, self._store, known=self._graph.vocabularies)
         # What another process launched or loaded is not in this engine's graph, which then must not be kept as whole.
-        self._graph_state = _graph_state(self._workspace, self._store) if is_current else None
+        self._graph_state = _state_of(self._workspace, self._store) if is_current else None
         created = item_id not in self._graph.items
         graph = self._graph.extended(nodes, edges)
         item_nums = graph.items.nums([item_id])
@@ -352,7 +352,7 @@ class Engine:
         try:
             if self._launched and not self._cut_off:
                 save_added(self._ranker, self._graph, self._workspace.model_folder)
-                if self._graph_state == _graph_state(self._workspace, self._store):
+                if self._graph_state == _state_of(self._workspace, self._store):
                     _save_graph(self._workspace, self._graph, self._graph_state)
         finally:
             self._store.close()
@@ -589,7 +589,7 @@ def current_graph(workspace: Workspace, store: GraphStore) -> KnowledgeGraph:
     Raises:
         WorkspaceError: the last load did not finish.
     """
-    state = _graph_state(workspace, store)
+    state = _state_of(workspace, store)
     if state[0] is None:
         raise WorkspaceError(
             f"the last load into {store.address!r} did not finish; run the same 'firstshelf ingest' again, it continues"
@@ -601,7 +601,7 @@ def current_graph(workspace: Workspace, store: GraphStore) -> KnowledgeGraph:
     return graph
 
 
-def _graph_state(workspace: Workspace, store: GraphStore) -> list[Any]:
+def _state_of(workspace: Workspace, store: GraphStore) -> list[Any]:
     """What every load, launch and training changes before it changes the store's graph, in whatever process."""
     from ingest import launches_file
 

@@ -535,8 +535,9 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
         yield f"\n{PRODUCT} against … (NDCG@{k}, 95 % intervals, paired; shown where p < .05 by Holm)"
     for found in evaluation.comparisons:
         at = found.interval
-        is_shown = found.p_holm < 0.05  # an interval alone forgets how many methods are compared
-        verdict = ("better" if at.difference > 0 else "worse") if is_shown else "no difference shown"
+        verdict = "better" if at.difference > 0 else "worse"
+        if found.p_holm >= metrics.SIGNIFICANCE:  # an interval alone forgets how many methods are compared
+            verdict = "no difference shown"
         yield (
             f"  {found.method:<12}{found.pool:>4}, over {at.n:,} {found.over:<10}"
             f" {at.difference:+.4f} [{at.difference_low:+.4f}, {at.difference_high:+.4f}]"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KS: Final = (10, 20, 50)
 METRICS: Final = ("recall", "ndcg", "hit", "mrr")
+SIGNIFICANCE: Final = 0.05
+"""Level of Holm-corrected p-values below which a difference is called shown."""
 
 
 def top_k(
@@ -250,11 +252,6 @@ class Interval:
     level: float
     n: int
     """Number of resampled units (users, or items)."""
-
-    @property
-    def wins(self) -> bool:
-        """The interval of the difference lies above 0."""
-        return self.difference_low > 0
 
     def to_json(self) -> dict[str, float | None]:
         """The numbers by name; what is not defined is ``None``, since JSON has no nan."""

@@ -338,7 +338,11 @@ class Scorers:
         return Block(self, self._arrays["reference"])
 
     def reference_page(self, n: int, *, known: bool) -> tuple[Block, NDArray[np.float32]]:
-        """The first n reference items, or those of them with an event, and their facts; made once."""
+        """The first n reference items, or the first n of them that have an event, and their facts; made once.
+
+        Returns:
+            The items, and facts of shape (min(n, such items), F).
+        """
         page = self._reference_pages.get((n, known))
         if page is None:
             nums = self.reference

@@ -206,7 +206,7 @@ def _within(truth: sparse.csr_array, shown: NDArray[np.bool_]) -> sparse.csr_arr
 
 
 def _compare(options: argparse.Namespace, name: str) -> None:
-    """Paired intervals of NDCG@20 of the product, or of the last method that was asked for, against each other."""
+    """Paired intervals of NDCG@20 of the product against each other method, on all splits of the product's cells."""
     folder = options.output / name / options.protocol
     cells: dict[str, dict[int, dict[str, Any]]] = {}
     lacking: list[str] = []

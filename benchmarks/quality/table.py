@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any, Final
 
+from recommender.metrics import SIGNIFICANCE
+
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PRODUCT: Final = "firstshelf"
 REFERENCE: Final = "as_if_warm"
@@ -54,9 +56,7 @@ SHOWN: Final = {
     "newest": "newest",
     "random": "random",
 }
-_SHOWN: Final = 0.05
-"""Holm-corrected p-value below which a difference is shown."""
-_MAY_BE_ITEMS: Final = "†"
+_OVER_USERS_ALONE: Final = "†"
 VIEWS: Final = (
     ("cold", "new", "new items only"),
     ("warm", "warm only", "items sold before"),
@@ -187,8 +187,8 @@ def _table(folder: Path, view: str, pool: str, title: str) -> Iterator[str]:
         row += [f"{mean(method, SHORTLIST):.1%}" if has(method, SHORTLIST) else "–"] * shortlist
         row += [intervals.get((method, seeds), "–")] * bool(intervals)
         yield f"| {' | '.join(row)} |"
-    if any(_MAY_BE_ITEMS in interval for interval in intervals.values()):
-        yield f"\n{_MAY_BE_ITEMS} over the items instead of the customers the difference may be chance."
+    if any(_OVER_USERS_ALONE in interval for interval in intervals.values()):
+        yield f"\n{_OVER_USERS_ALONE} over the items instead of the customers the difference may be chance."
     if PRODUCT in by_method:
         yield from _cost([by_method[PRODUCT][seed] for seed in seeds])
     if PRODUCT in by_method and REFERENCE in by_method:
@@ -294,10 +294,10 @@ def _intervals(file: Path, pool: str) -> dict[tuple[str, tuple[int, ...]], str]:
     for row in against:
         if row["over"] == "users" and row["ratio_low"] is not None:
             interval = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
-            if row["p_holm"] >= _SHOWN:
+            if row["p_holm"] >= SIGNIFICANCE:
                 interval += " (not shown)"
-            elif by_items[row["method"]] >= _SHOWN:
-                interval += f" {_MAY_BE_ITEMS}"
+            elif by_items[row["method"]] >= SIGNIFICANCE:
+                interval += f" {_OVER_USERS_ALONE}"
             found[row["method"], tuple(row["seeds"])] = interval
     return found
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,29 @@ def test_what_may_be_chance_over_the_items_is_marked(monkeypatch, tmp_path):
     assert "| BM25 | 0.1000 | 0.2000 | 1.200 [1.100, 1.300] |" in lines
     assert lines[0].endswith("firstshelf of c0ffee+)")
     assert sum(line.startswith("† ") for line in lines) == 1
+
+
+def test_the_newest_comes_first_and_equal_ones_are_ties(modules):
+    baselines, _, _ = modules
+    items = [{"available_from": time} for time in (30, None, 20, 20)]
+    case = SimpleNamespace(items=items, new=np.array([False, True, True, True]))
+    scores = baselines.newest(case).score(np.array([0]), np.arange(4))[0]
+    assert scores[0] > scores[2] == scores[3] > scores[1]
+    with pytest.raises(baselines.NotDefinedError):
+        baselines.newest(SimpleNamespace(items=items, new=np.array([False, True, False, False])))
+
+
+def test_a_shuffled_control_is_no_method_of_all_items(modules):
+    import leaderboard
+
+    _, _, product = modules
+    asked = {
+        protocol: leaderboard._methods(SimpleNamespace(methods=None, protocol=protocol))
+        for protocol in ("cold", "warm")
+    }
+    assert set(product.CONTROLS) <= set(asked["cold"])
+    assert not set(product.CONTROLS) & set(asked["warm"])
+    assert product.NAME in asked["warm"]
 
 
 def test_other_files_are_split_anew(modules, data, tmp_path):

@@ -86,7 +86,7 @@ def test_a_mix_that_starts_from_the_kept_states_gives_what_it_gives_from_the_tex
 
 def test_layers_that_pass_on_more_than_states_all_run(tmp_path: Path) -> None:
     config = MPNetConfig(
-        vocab_size=30_522, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64
+        vocab_size=30_522, hidden_size=32, num_hidden_layers=8, num_attention_heads=4, intermediate_size=64
     )
     MPNetModel(config).save_pretrained(tmp_path)
     TextEncoder.pretrained().model.tokenizer.save_pretrained(tmp_path)

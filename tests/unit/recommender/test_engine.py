@@ -452,6 +452,22 @@ def test_a_process_that_was_open_while_another_trained_keeps_no_snapshot(
     assert Workspace.open(tmp_path / "trained").get("snapshot") == kept
 
 
+def test_the_store_is_released_where_nothing_can_be_kept(
+    open_engine: Callable[[], Engine], store: GraphStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, closed = open_engine(), []
+    engine.launch({"item_id": "glue-a", "title": "Glue A"})
+    monkeypatch.setattr("recommender.engine.save_added", _disk_is_full)
+    monkeypatch.setattr(store, "close", lambda: closed.append(True))
+    with pytest.raises(OSError, match="disk is full"):
+        engine.close()
+    assert closed
+
+
+def _disk_is_full(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
 def test_an_untrained_workspace_says_how_to_train(tmp_path: Path) -> None:
     Workspace.create(tmp_path / "w", store="memory:")
     with pytest.raises(WorkspaceError, match="firstshelf train"):

@@ -6,6 +6,7 @@ The shop: users and items have one of two tastes; a user takes items of their ta
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,8 +98,26 @@ def test_who_knows_the_truth_is_perfect_and_beats_everyone(oracle):
             assert oracle.mean("firstshelf", pool, measure) == pytest.approx(1)
     against = {(found.method, found.pool, found.over): found for found in oracle.comparisons}
     assert len(against) == 3 * len(evaluation.BASELINES)
-    assert all(found.interval.wins for found in against.values())
+    assert all(found.interval.difference_low > 0 for found in against.values())
     assert all(found.interval.p_value <= found.p_holm <= 0.01 for found in against.values())
+
+
+def test_a_win_over_one_of_many_is_not_called_one(oracle):
+    corrected = [replace(found, p_holm=0.06) for found in oracle.comparisons]
+    verdicts = [line for line in str(replace(oracle, comparisons=tuple(corrected))).splitlines() if " over " in line]
+    assert len(verdicts) == len(corrected)
+    assert all(line.endswith("no difference shown") for line in verdicts)
+    assert all(line.endswith("better") for line in str(oracle).splitlines() if " over " in line)
+
+
+def test_novelty_counts_all_customers(graph):
+    """Two of seven customers took item 3: log2(8 / 3) bits, however many of them are test users."""
+    n_events = np.full(N_ITEMS, 2)
+    rows = sparse.csr_array(([1.0], ([0], [0])), shape=(1, N_ITEMS))
+    relevant = sparse.csr_array(([1.0], ([0], [3])), shape=(1, N_ITEMS))
+    given = {"histories": rows, "n_events": n_events, "n_customers": 7, "pool": np.ones(N_ITEMS, dtype=bool)}
+    found = evaluation.measure(np.array([[3]]), relevant, **given, ks=(1,), k=1)
+    assert found["novelty"] == pytest.approx(np.log2(8 / 3))
 
 
 def test_who_knows_nothing_does_not_beat_chance(graph):

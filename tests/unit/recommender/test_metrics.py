@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from itertools import combinations
@@ -203,7 +204,7 @@ def test_bootstrap_covers_a_known_difference():
     assert got.difference_high == pytest.approx(got.difference + half, abs=half / 8)
     assert got.ratio_low < got.ratio < got.ratio_high
     assert got.ratio == pytest.approx(ours.mean() / theirs.mean())
-    assert got.wins
+    assert got.difference_low > 0
     assert got.p_value < 0.01
 
 
@@ -211,7 +212,15 @@ def test_bootstrap_of_the_same_thing_is_no_win():
     values = np.random.default_rng(0).uniform(size=50)
     got = metrics.paired_bootstrap(values, values)
     assert (got.difference_low, got.difference_high, got.ratio, got.p_value) == (0, 0, 1, 1)
-    assert not got.wins
+    assert not got.difference_low > 0
+
+
+def test_a_ratio_to_nothing_is_not_defined():
+    got = metrics.paired_bootstrap(np.array([0.5, 0.0, 0.25]), np.zeros(3))
+    assert np.isnan([got.ratio, got.ratio_low, got.ratio_high]).all()
+    written = json.loads(json.dumps(got.to_json(), allow_nan=False))
+    assert {name for name, value in written.items() if value is None} == {"ratio", "ratio_low", "ratio_high"}
+    assert written["difference"] == pytest.approx(0.25)
 
 
 def test_bootstrap_false_alarms_are_about_as_rare_as_the_level_says():
